@@ -1,0 +1,2 @@
+//! Everline.
+fn main() {}
