@@ -1,1 +1,10 @@
-//! Everline.
+//! Everline: a timeline-model sync service over WebSocket.
+#[cfg(feature = "server")]
+pub mod config;
+#[cfg(feature = "server")]
+pub mod engine;
+#[cfg(feature = "server")]
+pub mod hub;
+pub mod protocol;
+#[cfg(feature = "server")]
+pub mod store;
