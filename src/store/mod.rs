@@ -120,7 +120,7 @@ pub enum Section {
     Target = 5,
     /// User: id = conv_id. The one row of user and conversation.
     Conv = 6,
-    /// User: id = conv_id, n = first conv_seq of a range this user deleted for himself; value = last.
+    /// User: id = conv_id. The ranges of conv_seq this user deleted for himself.
     Hidden = 7,
     /// User: id = device_id. What is known of a device.
     Device = 8,
