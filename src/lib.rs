@@ -1,1 +1,3 @@
 //! Everline.
+
+pub mod protocol;
