@@ -21,6 +21,7 @@ mod idle;
 mod load;
 mod oneone;
 mod peer;
+mod replay;
 mod server;
 mod stats;
 mod storm;
