@@ -42,11 +42,11 @@ pub enum ClientFrame {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Envelope {
-    /// Chosen by the client.
-    pub id: MsgId,
     /// What is asked.
     #[serde(flatten)]
     pub request: Request,
+    /// Chosen by the client.
+    pub id: MsgId,
 }
 
 /// `hello`: who connects, and what it holds already.
