@@ -1,6 +1,6 @@
 //! Refused input: the exact code and field, and no panic whatever comes.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use everline::protocol::{ClientFrame, ErrorCode, ParseLimits, Reject, Request, ServerFrame};
 use rand::rngs::StdRng;

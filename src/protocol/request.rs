@@ -2,6 +2,7 @@
 //!
 //! The server gets them from `ClientFrame::parse`; a client library builds them and writes
 //! [`ClientFrame::to_json`]. Building one by hand checks no limit: the server does.
+//! `Debug` of `hello` and `auth` shows the token: frames are never logged.
 
 use std::collections::BTreeMap;
 
