@@ -86,6 +86,16 @@ impl Draft {
         }
     }
 
+    /// A row as this draft leaves it: `None` when untouched, `Some(None)` when removed.
+    pub fn pending_row(&self, key: &RowKey) -> Option<Option<&Bytes>> {
+        self.rows.iter().rev().find(|row| row.key == *key).map(|row| row.value.as_ref())
+    }
+
+    /// How many rows of a section this draft writes.
+    pub fn pending_rows(&self, section: crate::store::Section) -> usize {
+        self.rows.iter().filter(|row| row.key.section == section && row.value.is_some()).count()
+    }
+
     /// Raises the floor.
     pub fn raise_floor(&mut self, floor: u64) {
         self.floor = self.floor.max(floor);

@@ -38,9 +38,9 @@ pub enum Pushed {
     Queued,
 }
 
-/// The queue has no room.
+/// The queue has no room; here is the item back.
 #[derive(Debug)]
-pub struct Full;
+pub struct Full<I>(pub I);
 
 impl<I, S> Default for Lane<I, S> {
     fn default() -> Self {
@@ -57,26 +57,25 @@ impl<I, S> Lane<I, S> {
 
     /// Queues an item, unless `bound` are waiting already. On [`Pushed::Drive`] the caller owns the
     /// lane and must drive it until [`Lane::take`] says it is empty.
-    pub fn push(&self, item: I, bound: usize) -> Result<Pushed, Full> {
+    pub fn push(&self, item: I, bound: usize) -> Result<Pushed, Full<I>> {
         self.used.store(true, Ordering::Relaxed);
         let mut inner = self.lock();
         if inner.queue.len() >= bound {
-            return Err(Full);
+            return Err(Full(item));
         }
         inner.queue.push_back(item);
         if std::mem::replace(&mut inner.driven, true) { Ok(Pushed::Queued) } else { Ok(Pushed::Drive) }
     }
 
-    /// Takes the lane if nobody drives it, with its state; else queues the item.
-    pub fn take_or_queue(&self, item: I) -> Taken<I, S> {
+    /// Takes the lane, with its state, if nobody drives it. The caller must drive it then.
+    pub fn try_take(&self) -> Option<Option<S>> {
         self.used.store(true, Ordering::Relaxed);
         let mut inner = self.lock();
-        if std::mem::replace(&mut inner.driven, true) {
-            inner.queue.push_back(item);
-            Taken::Queued
-        } else {
-            Taken::Mine(item, inner.state.take())
+        if inner.driven {
+            return None;
         }
+        inner.driven = true;
+        Some(inner.state.take())
     }
 
     /// The driver's next batch: at most `limit` items for which `fits` (told the items before) holds,
@@ -111,24 +110,10 @@ impl<I, S> Lane<I, S> {
         inner.driven
     }
 
-    /// Looks at the state if the lane is at rest: `None` when it is driven or holds none.
-    pub fn peek<R>(&self, look: impl FnOnce(&S) -> R) -> Option<R> {
-        self.lock().state.as_ref().map(look)
-    }
-
     /// For the sweep: whether the lane was unused since the last sweep and is at rest.
     pub fn idle(&self) -> bool {
         let used = self.used.swap(false, Ordering::Relaxed);
         let inner = self.lock();
         !used && !inner.driven && inner.queue.is_empty()
     }
-}
-
-/// Result of [`Lane::take_or_queue`].
-#[derive(Debug)]
-pub enum Taken<I, S> {
-    /// The caller drives the lane now; here is the item back, and the state.
-    Mine(I, Option<S>),
-    /// Another drives; the item is queued.
-    Queued,
 }

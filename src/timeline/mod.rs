@@ -12,5 +12,5 @@ pub mod lanes;
 
 pub use decide::{Attempts, Decided, commit_until_decided};
 pub use draft::Draft;
-pub use lane::{Lane, Pushed, Taken};
+pub use lane::{Full, Lane, Pushed};
 pub use lanes::Lanes;
