@@ -18,7 +18,6 @@ mod inspect;
 mod node;
 mod state;
 
-use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
