@@ -1,52 +1,46 @@
-//! The simulated store keeps the contract of every store, and its faults are the ones it promises.
+//! The simulated store keeps the contract of every store, in both kinds, quick, slow, and when answers
+//! get lost.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use everline::config::Clock;
-use everline::protocol::ConvId;
-use everline::store::sim::{Faults, Moment, Sim, SimOptions};
-use everline::store::{Attempt, Commit, NewEntry, Outcome, Position, Store, TimelineId};
+use everline::conformance_suite;
+use everline::store::Store;
+use everline::store::conformance::Fixture;
+use everline::store::sim::{Faults, Sim, SimOptions, Unknown};
 
-fn sim(together: bool, faults: Faults) -> Sim {
-    Sim::new(SimOptions { seed: 7, clock: Clock::simulated(1_000_000), together, faults })
+/// Reopening is a crash: nothing but what was durable may be needed.
+fn fixture(together: bool, faults: Faults) -> Fixture {
+    let clock = Clock::simulated(1_700_000_000_000);
+    let sim = Sim::new(SimOptions { seed: 11, clock: clock.clone(), together, faults });
+    let store: Arc<dyn Store> = Arc::new(sim.clone());
+    let reopen = move |_| {
+        let restarted: Arc<dyn Store> = Arc::new(sim.crash());
+        async { restarted }
+    };
+    Fixture::new(store).reopening(reopen).on_clock(clock)
 }
 
-fn timeline() -> TimelineId {
-    TimelineId::Conversation(ConvId::parse("g:one").unwrap())
+fn slow() -> Faults {
+    Faults { latency: Duration::from_millis(1)..Duration::from_millis(30), lose_unsynced: true, ..Faults::none() }
 }
 
-fn append(seq: u64, attempt: u128) -> Commit {
-    Commit {
-        timeline: timeline(),
-        expected: Position { seq, term: 0 },
-        term: 0,
-        attempt: Attempt(attempt),
-        entries: vec![NewEntry { at: 1, data: Bytes::from_static(b"x") }],
-        rewrite: Vec::new(),
-        rows: Vec::new(),
-        floor: 0,
-        fanned: 0,
-    }
+/// Answers of changes get lost; a lost request would break the promise about dropped futures, rightly.
+fn silent() -> Faults {
+    let unknown = Unknown { happened: 1.0, did_not: 0.0, later: 0.0 };
+    Faults { unknown_p: 0.2, unknown, ..slow() }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_commit_can_be_held_before_and_after_its_effect() {
-    for together in [false, true] {
-        let sim = sim(together, Faults::none());
-        assert_eq!(sim.commit(vec![append(0, 1)]).await, [Outcome::Applied]);
-        for (seq, moment) in [(1, Moment::Before), (2, Moment::After)] {
-            let hold = sim.hold_next_commit(moment);
-            let commit = tokio::spawn(sim.commit(vec![append(seq, 2)]));
-            hold.reached().await;
-            tokio::time::sleep(Duration::from_secs(60)).await;
-            let effect = u64::from(moment == Moment::After);
-            assert_eq!(sim.dump(&timeline()).head.position.seq, seq + effect);
-            assert!(!commit.is_finished());
-            hold.release();
-            assert_eq!(commit.await.unwrap(), [Outcome::Applied]);
-            assert_eq!(sim.head(&timeline()).await.unwrap().position.seq, seq + 1);
-        }
-    }
+conformance_suite!(apart, || async { fixture(false, Faults::none()) });
+conformance_suite!(together, || async { fixture(true, Faults::none()) });
+conformance_suite!(apart_and_slow, || async { fixture(false, slow()) }, start_paused = true);
+conformance_suite!(together_and_slow, || async { fixture(true, slow()) }, start_paused = true);
+conformance_suite!(apart_and_silent, || async { fixture(false, silent()) }, start_paused = true);
+conformance_suite!(together_and_silent, || async { fixture(true, silent()) }, start_paused = true);
+
+#[tokio::test]
+async fn the_suite_runs_as_one_function_too() {
+    everline::store::conformance::all(|| async { fixture(true, Faults::none()) }).await;
 }
