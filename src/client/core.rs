@@ -6,9 +6,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rand::Rng;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use rand::Rng;
 use tokio::sync::{oneshot, watch};
 
 use super::backoff::End;

@@ -132,10 +132,9 @@ impl EventSender {
         if self.missed == 0 {
             return std::future::pending().await;
         }
-        match self.channel.reserve().await {
-            Ok(permit) => permit.send(Event::Lagged(self.missed)),
-            // Nobody listens any more.
-            Err(_) => {}
+        // An error: nobody listens any more.
+        if let Ok(permit) = self.channel.reserve().await {
+            permit.send(Event::Lagged(self.missed));
         }
         self.missed = 0;
     }

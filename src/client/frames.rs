@@ -15,12 +15,12 @@ use super::event::{Event, Sent};
 use super::loader::Loader;
 use super::session::{Session, Waiting};
 use super::state::{
-    self, ChangesAnswer, HistoryAnswer, Loading, State, apply_changes, apply_conversations,
-    apply_frame, apply_heads, apply_history,
+    self, ChangesAnswer, HistoryAnswer, Loading, State, apply_changes, apply_conversations, apply_frame, apply_heads,
+    apply_history,
 };
 use crate::protocol::{
-    AnswerBody, ClientFrame, ConvId, Cursor, ErrorFrame, Event as LogEvent, HeadsItem, MsgId, Request,
-    Reset, ResetReason, ServerFrame, SyncFrame, SyncMode, Welcome,
+    AnswerBody, ClientFrame, ConvId, Cursor, ErrorFrame, Event as LogEvent, HeadsItem, MsgId, Request, Reset,
+    ResetReason, ServerFrame, SyncFrame, SyncMode, Welcome,
 };
 
 impl Session<'_> {
@@ -115,9 +115,7 @@ impl Session<'_> {
         let mut sent = Vec::new();
         for entry in &frame.entries {
             let LogEvent::Message(message) = &entry.event else { continue };
-            let waits = |item: &super::outbox::OutboxItem| {
-                me.is_some_and(|me| item.conv_id(me) == message.conv_id)
-            };
+            let waits = |item: &super::outbox::OutboxItem| me.is_some_and(|me| item.conv_id(me) == message.conv_id);
             if me == Some(&message.sender_id)
                 && self.core.outbox.get(&message.client_msg_id).is_some_and(waits)
                 && self.core.accept(&message.client_msg_id)

@@ -84,9 +84,8 @@ impl Client {
     /// Waits until the state is current. `false`: the client stopped before.
     pub async fn wait_live(&self) -> bool {
         let mut status = self.status.clone();
-        let decided = |status: &ConnectionState| {
-            matches!(status, ConnectionState::Live | ConnectionState::Disconnected(Some(_)))
-        };
+        let decided =
+            |status: &ConnectionState| matches!(status, ConnectionState::Live | ConnectionState::Disconnected(Some(_)));
         let found = status.wait_for(decided).await;
         found.is_ok_and(|status| *status == ConnectionState::Live)
     }

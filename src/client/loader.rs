@@ -7,12 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::state::{
-    ChangesAnswer, HistoryAnswer, State, apply_changes, apply_conversations,
-    apply_history, apply_members,
+    ChangesAnswer, HistoryAnswer, State, apply_changes, apply_conversations, apply_history, apply_members,
 };
-use crate::protocol::{
-    AnswerBody, ConvId, ErrorCode, HistoryFrom, MemberInfo, Request, limits::MAX_HISTORY_LIMIT,
-};
+use crate::protocol::{AnswerBody, ConvId, ErrorCode, HistoryFrom, MemberInfo, Request, limits::MAX_HISTORY_LIMIT};
 
 /// Requests of the loader under way.
 const AT_ONCE: usize = 8;
@@ -283,4 +280,3 @@ impl Loader {
         known
     }
 }
-

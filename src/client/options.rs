@@ -13,8 +13,7 @@ use super::state::Preload;
 use crate::protocol::{ClientInfo, DeviceId};
 
 /// Gives tokens. Called before each connection; `renew`: the last one was refused as expired.
-pub type TokenProvider =
-    Arc<dyn Fn(bool) -> BoxFuture<'static, Result<String, BoxError>> + std::marker::Send + Sync>;
+pub type TokenProvider = Arc<dyn Fn(bool) -> BoxFuture<'static, Result<String, BoxError>> + std::marker::Send + Sync>;
 
 /// Where the token comes from.
 #[derive(Clone)]
@@ -52,8 +51,7 @@ pub trait Stream: AsyncRead + AsyncWrite + std::marker::Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + std::marker::Send + Unpin> Stream for T {}
 
 /// Opens a byte stream to `host:port`; for tests, proxies and TLS.
-pub type Dial =
-    Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Box<dyn Stream>>> + std::marker::Send + Sync>;
+pub type Dial = Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Box<dyn Stream>>> + std::marker::Send + Sync>;
 
 /// How a client is to work. Made with [`Options::new`]; every field may be set.
 pub struct Options {

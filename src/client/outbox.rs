@@ -138,7 +138,13 @@ pub(super) struct Sender {
 
 impl Sender {
     /// The first message of each conversation that is not held, at most `limit` of them.
-    pub(super) fn ready(&mut self, outbox: &Outbox, me: &UserId, now: tokio::time::Instant, limit: usize) -> Vec<OutboxItem> {
+    pub(super) fn ready(
+        &mut self,
+        outbox: &Outbox,
+        me: &UserId,
+        now: tokio::time::Instant,
+        limit: usize,
+    ) -> Vec<OutboxItem> {
         self.holds.retain(|_, hold| *hold == Hold::UnderWay || !matches!(hold, Hold::Until(at) if *at <= now));
         let mut ready = Vec::new();
         let mut seen = std::collections::BTreeSet::new();

@@ -7,8 +7,8 @@ use super::error::RequestError;
 use super::handle::Client;
 use super::state::{ChangesAnswer, HistoryAnswer};
 use crate::protocol::{
-    AnswerBody, Body, ConvId, ConversationSummary, DeviceId, DeviceInfo, HistoryFrom, HistoryMode,
-    MemberInfo, MsgId, Range, Request, Role, UserId, UserPresence,
+    AnswerBody, Body, ConvId, ConversationSummary, DeviceId, DeviceInfo, HistoryFrom, HistoryMode, MemberInfo, MsgId,
+    Range, Request, Role, UserId, UserPresence,
 };
 
 type Answer<T> = Result<T, RequestError>;

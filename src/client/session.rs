@@ -19,9 +19,7 @@ use super::loader::{Job, Loader};
 use super::outbox::{OutboxItem, Sender};
 use super::state::Loading;
 use super::transport::Wire;
-use crate::protocol::{
-    AnswerBody, ClientFrame, ClientInfo, ConvId, DeviceId, Envelope, Hello, MsgId, Request, UserId,
-};
+use crate::protocol::{AnswerBody, ClientFrame, ClientInfo, ConvId, DeviceId, Envelope, Hello, MsgId, Request, UserId};
 
 /// Frames that wait for the writer before commands have to.
 const OUT: usize = 64;

@@ -11,8 +11,8 @@ use super::apply::{notify, set_member};
 use super::changes::{Edit, NewReaction};
 use super::{ConversationState, Loading, Older, State};
 use crate::protocol::{
-    ConvId, ConversationSummary, EditChange, Event, HistoryEntry, HistoryFrom, MemberInfo, Range,
-    ReactionChange, RecallChange,
+    ConvId, ConversationSummary, EditChange, Event, HistoryEntry, HistoryFrom, MemberInfo, Range, ReactionChange,
+    RecallChange,
 };
 
 /// The fields of a `history` answer.
@@ -49,13 +49,7 @@ pub struct ChangesAnswer {
 
 /// Takes in a page of messages asked for by `from`. `finishes`: it was asked for the marks that are
 /// still there, so it moves or removes the one it answers.
-pub fn apply_history(
-    state: &mut State,
-    conv_id: &ConvId,
-    from: HistoryFrom,
-    answer: &HistoryAnswer,
-    finishes: bool,
-) {
+pub fn apply_history(state: &mut State, conv_id: &ConvId, from: HistoryFrom, answer: &HistoryAnswer, finishes: bool) {
     let me = state.user_id.clone();
     for entry in &answer.entries {
         match &entry.event {
@@ -77,13 +71,7 @@ pub fn apply_history(
 
 /// Takes in a page of changes; `since` is where the first page of the run began. With `finishes`, the
 /// last page ends the run.
-pub fn apply_changes(
-    state: &mut State,
-    conv_id: &ConvId,
-    since: u64,
-    answer: &ChangesAnswer,
-    finishes: bool,
-) {
+pub fn apply_changes(state: &mut State, conv_id: &ConvId, since: u64, answer: &ChangesAnswer, finishes: bool) {
     let me = state.user_id.clone();
     let held = state.conversations.entry(conv_id.clone()).or_default();
     held.delete(&answer.deleted);
@@ -221,9 +209,7 @@ impl ConversationState {
             (HistoryFrom::Newest, _, Some(Older { pages, before: None })) => {
                 self.advance_older(pages, u64::MAX, answer);
             }
-            (HistoryFrom::Before(asked), _, Some(Older { pages, before: Some(before) }))
-                if asked == before =>
-            {
+            (HistoryFrom::Before(asked), _, Some(Older { pages, before: Some(before) })) if asked == before => {
                 self.advance_older(pages, before, answer);
             }
             _ => {}

@@ -4,10 +4,10 @@
 //! that. Nothing here fails: an entry of a later version changes nothing, its `seq` counts.
 
 use super::changes::{Edit, NewReaction};
-use super::{ConversationState, MAX_NOTIFICATIONS, Loading, Notification, Older, Preload, State};
+use super::{ConversationState, Loading, MAX_NOTIFICATIONS, Notification, Older, Preload, State};
 use crate::protocol::{
-    Body, ConversationChange, ConversationSettings, Entry, Event, HeadsItem, MemberChange,
-    MsgId, Role, SyncFrame, UserId,
+    Body, ConversationChange, ConversationSettings, Entry, Event, HeadsItem, MemberChange, MsgId, Role, SyncFrame,
+    UserId,
 };
 
 /// Applies a frame whose `from_seq` is the cursor, and moves the cursor to its end.

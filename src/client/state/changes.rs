@@ -137,9 +137,8 @@ impl ConversationState {
             return;
         }
         let held = self.messages.get(&seq);
-        let keeps = held.is_some_and(|held| {
-            held.recalled || (!message.recalled && (reactions.is_none() || as_of < held.as_of))
-        });
+        let keeps = held
+            .is_some_and(|held| held.recalled || (!message.recalled && (reactions.is_none() || as_of < held.as_of)));
         if keeps {
             return;
         }

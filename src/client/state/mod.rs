@@ -26,13 +26,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::{
-    Body, ConvId, ConversationSettings, Cursor, MsgId, Role, UserId,
-};
+use crate::protocol::{Body, ConvId, ConversationSettings, Cursor, MsgId, Role, UserId};
 
-pub use answers::{
-    ChangesAnswer, HistoryAnswer, apply_changes, apply_conversations, apply_history, apply_members,
-};
+pub use answers::{ChangesAnswer, HistoryAnswer, apply_changes, apply_conversations, apply_history, apply_members};
 pub use apply::{apply, apply_frame, apply_heads};
 pub use changes::{Edit, MAX_WAITING, Reacted, TargetChanges};
 pub use ranges::RangeSet;

@@ -68,11 +68,7 @@ mod tests {
     fn the_same_numbers_have_one_form() {
         let expected = set(&[(1, 9), (12, 12)]);
         assert_eq!(expected.as_slice(), [(1, 9).into(), (12, 12).into()]);
-        for other in [
-            [(12, 12), (1, 3), (4, 9)],
-            [(5, 9), (1, 6), (12, 12)],
-            [(1, 9), (12, 12), (2, 2)],
-        ] {
+        for other in [[(12, 12), (1, 3), (4, 9)], [(5, 9), (1, 6), (12, 12)], [(1, 9), (12, 12), (2, 2)]] {
             assert_eq!(set(&other), expected);
         }
         assert_eq!(set(&[(9, 8)]), RangeSet::default());

@@ -54,4 +54,3 @@ pub fn close_if_done(state: &mut State) -> bool {
     state.loading = Loading::No;
     true
 }
-

@@ -7,9 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::{ConversationState, HeldMessage, Reaction, State};
-use crate::protocol::{
-    Body, ConvId, ConversationSettings, MsgId, Range, Role, UserId,
-};
+use crate::protocol::{Body, ConvId, ConversationSettings, MsgId, Range, Role, UserId};
 
 /// What is shown.
 #[derive(Clone, Debug, Default, PartialEq)]
