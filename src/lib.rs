@@ -1,10 +1,17 @@
 //! Everline: a timeline-model sync service over WebSocket.
+pub mod client;
 #[cfg(feature = "server")]
 pub mod config;
 #[cfg(feature = "server")]
+pub mod conversation;
+#[cfg(feature = "server")]
 pub mod engine;
+#[cfg(feature = "server")]
+pub mod fanout;
 #[cfg(feature = "server")]
 pub mod hub;
 pub mod protocol;
 #[cfg(feature = "server")]
 pub mod store;
+#[cfg(feature = "server")]
+pub mod timeline;

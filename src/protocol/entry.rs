@@ -3,13 +3,11 @@
 //! An [`Event`] is one `op` with its fields; an [`Entry`] is an event with its place in a user's
 //! sync timeline. The server encodes an event once ([`Event::encode`]) and splices it into frames
 //! for many; reading is for clients and accepts ops of later versions as [`Event::Unknown`].
-//! Reading needs text held in memory (`serde_json::from_str`), because bodies are borrowed from it.
+//! Reading (`entry_read`) needs text held in memory (`serde_json::from_str`), because bodies are borrowed from it.
 
 use std::sync::Arc;
 
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::value::RawValue;
+use serde::{Deserialize, Serialize};
 
 use super::body::Body;
 use super::frame::text_of;
@@ -21,38 +19,16 @@ use super::request::{Range, Role};
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "op", rename_all = "snake_case")]
-#[allow(
-    missing_docs,
-    reason = "the fields are those of the contract's table, section 3"
-)]
+#[allow(missing_docs, reason = "the fields are those of the contract's table, section 3")]
 pub enum Event {
     /// A message, for every member.
     Message(Message),
     /// A message was taken back, for every member.
-    Recall {
-        conv_id: ConvId,
-        conv_seq: u64,
-        target: u64,
-        by: UserId,
-    },
+    Recall { conv_id: ConvId, conv_seq: u64, target: u64, by: UserId },
     /// A message has another body, for every member.
-    Edit {
-        conv_id: ConvId,
-        conv_seq: u64,
-        target: u64,
-        by: UserId,
-        body: Body,
-        edited_at: u64,
-    },
+    Edit { conv_id: ConvId, conv_seq: u64, target: u64, by: UserId, body: Body, edited_at: u64 },
     /// A reaction was set (`add`) or taken away, for every member.
-    Reaction {
-        conv_id: ConvId,
-        conv_seq: u64,
-        target: u64,
-        user_id: UserId,
-        key: String,
-        add: bool,
-    },
+    Reaction { conv_id: ConvId, conv_seq: u64, target: u64, user_id: UserId, key: String, add: bool },
     /// Somebody came, went or has another role; one entry per user.
     Member {
         conv_id: ConvId,
@@ -75,30 +51,13 @@ pub enum Event {
     /// This user no longer sees anything up to it.
     Clear { conv_id: ConvId, up_to: u64 },
     /// This user has read up to it; `unread` at that moment.
-    Read {
-        conv_id: ConvId,
-        read_seq: u64,
-        unread: u64,
-    },
+    Read { conv_id: ConvId, read_seq: u64, unread: u64 },
     /// The other user of a direct conversation has read up to it.
-    Receipt {
-        conv_id: ConvId,
-        user_id: UserId,
-        read_seq: u64,
-    },
+    Receipt { conv_id: ConvId, user_id: UserId, read_seq: u64 },
     /// This user's settings, all of them.
-    Settings {
-        conv_id: ConvId,
-        muted: bool,
-        pinned: bool,
-        hidden: bool,
-    },
+    Settings { conv_id: ConvId, muted: bool, pinned: bool, hidden: bool },
     /// This user is mentioned in a large conversation.
-    Mention {
-        conv_id: ConvId,
-        target: u64,
-        sender_id: UserId,
-    },
+    Mention { conv_id: ConvId, target: u64, sender_id: UserId },
     /// From the server API. In the log of `b:all` with its place, else without a conversation.
     Notification {
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -318,275 +277,7 @@ impl Event {
     }
 }
 
-/// All fields of all ops; reading once is cheaper than reading the op first.
-#[derive(Deserialize)]
-struct Flat {
-    op: String,
-    seq: Option<u64>,
-    conv_id: Option<ConvId>,
-    conv_seq: Option<u64>,
-    sender_id: Option<UserId>,
-    client_msg_id: Option<MsgId>,
-    sent_at: Option<u64>,
-    body: Option<Body>,
-    reply_to: Option<u64>,
-    mentions: Option<Vec<UserId>>,
-    recalled: Option<bool>,
-    edited_at: Option<u64>,
-    target: Option<u64>,
-    by: Option<UserId>,
-    user_id: Option<UserId>,
-    key: Option<String>,
-    add: Option<bool>,
-    change: Option<String>,
-    role: Option<Role>,
-    members: Option<Vec<UserId>>,
-    title: Option<String>,
-    attributes: Option<Body>,
-    ranges: Option<Vec<Range>>,
-    up_to: Option<u64>,
-    read_seq: Option<u64>,
-    unread: Option<u64>,
-    muted: Option<bool>,
-    pinned: Option<bool>,
-    hidden: Option<bool>,
-    topic: Option<MsgId>,
-    reactions: Option<Vec<ReactionCount>>,
-}
-
-/// What every entry has, whatever its op means.
-#[derive(Deserialize)]
-struct Bare {
-    op: String,
-    seq: Option<u64>,
-}
-
-struct Read {
-    seq: Option<u64>,
-    event: Event,
-    reactions: Vec<ReactionCount>,
-}
-
-const OPS: [&str; 13] = [
-    "message",
-    "recall",
-    "edit",
-    "reaction",
-    "member",
-    "conversation",
-    "delete",
-    "clear",
-    "read",
-    "receipt",
-    "settings",
-    "mention",
-    "notification",
-];
-
-impl Read {
-    fn parse(text: &str) -> Result<Self, serde_json::Error> {
-        match serde_json::from_str::<Flat>(text) {
-            Ok(mut flat) => {
-                let (seq, reactions) = (flat.seq, flat.reactions.take().unwrap_or_default());
-                let event = event(flat).map_err(|field| {
-                    serde_json::Error::custom(format_args!("missing field `{field}`"))
-                })?;
-                Ok(Self {
-                    seq,
-                    event,
-                    reactions,
-                })
-            }
-            // An op of a later version may give a known name another type.
-            Err(error) => {
-                let Bare { op, seq } = serde_json::from_str(text)?;
-                if OPS.contains(&&*op) {
-                    return Err(error);
-                }
-                Ok(Self {
-                    seq,
-                    event: Event::Unknown { op },
-                    reactions: Vec::new(),
-                })
-            }
-        }
-    }
-}
-
-macro_rules! take {
-    ($flat:ident . $field:ident) => {
-        $flat.$field.ok_or(stringify!($field))?
-    };
-}
-
-macro_rules! build {
-    ($flat:ident, $($path:ident)::+ { $($field:ident),* }) => {
-        $($path)::+ { $($field: take!($flat.$field)),* }
-    };
-}
-
-/// The event in `flat`, or the name of the field that is missing.
-fn event(flat: Flat) -> Result<Event, &'static str> {
-    Ok(match flat.op.as_str() {
-        "message" => Event::Message(Message {
-            conv_id: take!(flat.conv_id),
-            conv_seq: take!(flat.conv_seq),
-            sender_id: take!(flat.sender_id),
-            client_msg_id: take!(flat.client_msg_id),
-            sent_at: take!(flat.sent_at),
-            body: flat.body,
-            reply_to: flat.reply_to,
-            mentions: flat.mentions.unwrap_or_default(),
-            recalled: flat.recalled.unwrap_or_default(),
-            edited_at: flat.edited_at,
-        }),
-        "recall" => build!(
-            flat,
-            Event::Recall {
-                conv_id,
-                conv_seq,
-                target,
-                by
-            }
-        ),
-        "edit" => build!(
-            flat,
-            Event::Edit {
-                conv_id,
-                conv_seq,
-                target,
-                by,
-                body,
-                edited_at
-            }
-        ),
-        "reaction" => {
-            build!(
-                flat,
-                Event::Reaction {
-                    conv_id,
-                    conv_seq,
-                    target,
-                    user_id,
-                    key,
-                    add
-                }
-            )
-        }
-        "member" => member(flat)?,
-        "conversation" => conversation(flat)?,
-        "delete" => build!(flat, Event::Delete { conv_id, ranges }),
-        "clear" => build!(flat, Event::Clear { conv_id, up_to }),
-        "read" => build!(
-            flat,
-            Event::Read {
-                conv_id,
-                read_seq,
-                unread
-            }
-        ),
-        "receipt" => build!(
-            flat,
-            Event::Receipt {
-                conv_id,
-                user_id,
-                read_seq
-            }
-        ),
-        "settings" => build!(
-            flat,
-            Event::Settings {
-                conv_id,
-                muted,
-                pinned,
-                hidden
-            }
-        ),
-        "mention" => build!(
-            flat,
-            Event::Mention {
-                conv_id,
-                target,
-                sender_id
-            }
-        ),
-        "notification" => Event::Notification {
-            conv_id: flat.conv_id,
-            conv_seq: flat.conv_seq,
-            topic: take!(flat.topic),
-            body: take!(flat.body),
-        },
-        _ => Event::Unknown { op: flat.op },
-    })
-}
-
-fn member(flat: Flat) -> Result<Event, &'static str> {
-    let change = match take!(flat.change).as_str() {
-        "joined" => MemberChange::Joined,
-        "left" => MemberChange::Left,
-        "removed" => MemberChange::Removed,
-        "role" => MemberChange::Role,
-        _ => return Ok(Event::Unknown { op: flat.op }),
-    };
-    Ok(Event::Member {
-        conv_id: take!(flat.conv_id),
-        conv_seq: take!(flat.conv_seq),
-        change,
-        user_id: take!(flat.user_id),
-        by: take!(flat.by),
-        role: flat.role,
-    })
-}
-
-fn conversation(flat: Flat) -> Result<Event, &'static str> {
-    let change = match take!(flat.change).as_str() {
-        "created" => ConversationChange::Created {
-            members: take!(flat.members),
-            title: flat.title,
-            attributes: flat.attributes,
-        },
-        "renamed" => build!(flat, ConversationChange::Renamed { title }),
-        "attributes" => build!(flat, ConversationChange::Attributes { attributes }),
-        "large" => ConversationChange::Large,
-        "dissolved" => ConversationChange::Dissolved,
-        _ => return Ok(Event::Unknown { op: flat.op }),
-    };
-    Ok(Event::Conversation {
-        conv_id: take!(flat.conv_id),
-        conv_seq: take!(flat.conv_seq),
-        change,
-    })
-}
-
-fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Read, D::Error> {
-    let raw = <&'de RawValue>::deserialize(deserializer)?;
-    Read::parse(raw.get()).map_err(D::Error::custom)
-}
-
-impl<'de> Deserialize<'de> for Event {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(read(deserializer)?.event)
-    }
-}
-
-impl<'de> Deserialize<'de> for Entry {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Read { seq, event, .. } = read(deserializer)?;
-        let seq = seq.ok_or_else(|| D::Error::missing_field("seq"))?;
-        Ok(Self { seq, event })
-    }
-}
-
-impl<'de> Deserialize<'de> for HistoryEntry {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Read {
-            event, reactions, ..
-        } = read(deserializer)?;
-        Ok(Self { event, reactions })
-    }
-}
-
-/// [`HistoryEntry`] as it is written.
+/// An event of a conversation as `history` tells it.
 #[derive(Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "schema", schemars(rename = "HistoryEntry"))]
@@ -602,11 +293,7 @@ impl Serialize for HistoryEntry {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let message = matches!(self.event, Event::Message(_));
         let reactions = message.then_some(&*self.reactions);
-        HistoryEntryFields {
-            event: &self.event,
-            reactions,
-        }
-        .serialize(serializer)
+        HistoryEntryFields { event: &self.event, reactions }.serialize(serializer)
     }
 }
 
