@@ -4,7 +4,11 @@ pub mod auth;
 #[cfg(feature = "server")]
 pub mod config;
 #[cfg(feature = "server")]
+pub mod conversation;
+#[cfg(feature = "server")]
 pub mod engine;
+#[cfg(feature = "server")]
+pub mod fanout;
 #[cfg(feature = "server")]
 pub mod hub;
 pub mod protocol;
@@ -14,3 +18,5 @@ pub mod server;
 pub mod session;
 #[cfg(feature = "server")]
 pub mod store;
+#[cfg(feature = "server")]
+pub mod timeline;
