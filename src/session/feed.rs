@@ -21,7 +21,7 @@ use super::run::{Done, Session};
 use super::socket::Transport;
 use crate::engine::{Page, PageRead, Refusal, Standing};
 use crate::hub::{Live, Signal};
-use crate::protocol::{CloseCode, ErrorCode, ErrorFrame, MsgId, Reset, ResetReason, ServerFrame, write_sync_frame};
+use crate::protocol::{ErrorCode, ErrorFrame, MsgId, Reset, ResetReason, ServerFrame, write_sync_frame};
 
 /// First and longest pause before a page that could not be read is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -247,10 +247,6 @@ impl<S: Transport> Session<S> {
     pub(super) async fn signalled(&mut self) -> Result<(), End> {
         let mut batch = std::mem::take(&mut self.batch);
         match self.presence.seat.take(&mut batch) {
-            Signal::Close(CloseCode::Revoked) => {
-                self.tell(ErrorFrame::new(None, ErrorCode::Revoked));
-                return Err(CloseCode::Revoked.into());
-            }
             Signal::Close(code) => return Err(code.into()),
             Signal::Behind if self.feed.live => self.fall_behind(),
             Signal::Behind => {}

@@ -100,8 +100,12 @@ impl<S: Transport> Session<S> {
     pub(super) async fn run(mut self) {
         tracing::debug!(position = self.cursor.sent(), "session begins");
         let end = self.attend().await;
-        if end == End::from(CloseCode::Restart) || end == End::from(CloseCode::Revoked) {
+        let revoked = end == End::from(CloseCode::Revoked);
+        if revoked || end == End::from(CloseCode::Restart) {
             Box::pin(self.finish_requests()).await;
+        }
+        if revoked {
+            self.tell(ErrorFrame::new(None, ErrorCode::Revoked));
         }
         let Self { socket, presence, work, .. } = self;
         // The device is gone for everybody before the peer is given time to answer.
