@@ -221,7 +221,7 @@ pub struct LastMessage {
     pub truncated: bool,
 }
 
-/// [`LastMessage`] as it is written.
+/// The newest message a user may see, as it stands.
 #[derive(Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "schema", schemars(rename = "LastMessage"))]

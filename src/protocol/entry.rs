@@ -316,7 +316,7 @@ impl Event {
     }
 }
 
-/// [`HistoryEntry`] as it is written.
+/// An event of a conversation as `history` tells it.
 #[derive(Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "schema", schemars(rename = "HistoryEntry"))]

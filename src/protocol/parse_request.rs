@@ -254,27 +254,27 @@ fn sync(fields: &Fields<'_>, _: &ParseLimits) -> Result<Request, Wrong> {
     })
 }
 
+fn history_from(fields: &Fields<'_>) -> Result<HistoryFrom, Fault> {
+    let before = fields.number("before")?.map(HistoryFrom::Before);
+    let after = fields.number("after")?.map(HistoryFrom::After);
+    let after_at = fields.number("after_at")?.map(HistoryFrom::AfterAt);
+    let reason = "excludes the others of its kind";
+    match (before, after, after_at) {
+        (Some(_), Some(_), _) => Err(Fault {
+            field: "after",
+            reason,
+        }),
+        (Some(_), _, Some(_)) | (_, Some(_), Some(_)) => Err(Fault {
+            field: "after_at",
+            reason,
+        }),
+        (before, after, after_at) => Ok(before.or(after).or(after_at).unwrap_or_default()),
+    }
+}
+
 fn history(fields: &Fields<'_>, _: &ParseLimits) -> Result<Request, Wrong> {
     let conv_id = fields.need_id("conv_id")?;
-    let mut from = HistoryFrom::Newest;
-    let choices: [(&'static str, fn(u64) -> HistoryFrom); 3] = [
-        ("before", HistoryFrom::Before),
-        ("after", HistoryFrom::After),
-        ("after_at", HistoryFrom::AfterAt),
-    ];
-    for (field, choice) in choices {
-        let Some(number) = fields.number(field)? else {
-            continue;
-        };
-        if from != HistoryFrom::Newest {
-            return Err(Fault {
-                field,
-                reason: "excludes the others of its kind",
-            }
-            .into());
-        }
-        from = choice(number);
-    }
+    let from = history_from(fields)?;
     let limit = fields.limit("limit", DEFAULT_HISTORY_LIMIT, MAX_HISTORY_LIMIT)?;
     Ok(Request::History {
         conv_id,
