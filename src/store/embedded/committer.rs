@@ -131,14 +131,13 @@ fn write(shared: &Shared, applied: &[&Call]) -> Result<Marker, String> {
 }
 
 fn apply(shared: &Shared, applied: &[&Call], heads: &mut Heads, end: Marker) -> Result<(), String> {
-    let mut ordinal = lock(&shared.end).next_ordinal;
-    for commit in applied.iter().flat_map(|call| &call.commits) {
+    let first = lock(&shared.end).next_ordinal;
+    for (ordinal, commit) in (first..).zip(applied.iter().flat_map(|call| &call.commits)) {
         let base = heads.get_mut(&commit.timeline).and_then(|(_, base)| base.take());
         shared
             .overlay
             .apply(&shared.disk, commit, ordinal, base)
             .map_err(|error| format!("durable commit not applied: {error}"))?;
-        ordinal += 1;
     }
     *lock(&shared.end) = end;
     Ok(())

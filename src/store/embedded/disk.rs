@@ -49,6 +49,7 @@ pub(super) struct Disk {
     pub(super) rows: Keyspace,
     pub(super) expiring: Keyspace,
     pub(super) unfinished: Keyspace,
+    pub(super) marks: Keyspace,
     pub(super) stats: Stats,
 }
 
@@ -69,12 +70,13 @@ impl Disk {
         Ok(Self {
             meta: keyspace("meta")?,
             journal: keyspace("journal")?,
-            heads: db.keyspace("heads", || options().expect_point_read_hits(false))?,
+            heads: keyspace("heads")?,
             entries: keyspace("entries")?,
             segments: keyspace("segments")?,
             rows: keyspace("rows")?,
             expiring: keyspace("expiring")?,
             unfinished: keyspace("unfinished")?,
+            marks: keyspace("marks")?,
             stats: Stats::default(),
             db,
         })
@@ -91,6 +93,7 @@ impl Disk {
             &self.rows,
             &self.expiring,
             &self.unfinished,
+            &self.marks,
         ]
     }
 

@@ -10,6 +10,7 @@
 //! | `rows` | timeline 00 section n id | a side row |
 //! | `expiring` | the same, for `Dedupe` | a side row; compaction drops expired ones |
 //! | `unfinished` | conversation | nothing: its fan-out was below its head |
+//! | `marks` | conversation 00 node burst from | nothing |
 //!
 //! A timeline is a letter and its name; names hold no byte below 0x20, so 00 ends them and no name's keys
 //! lie within another's. Numbers are big endian: keys stand in the order of what they name.
@@ -20,11 +21,11 @@ use std::sync::Arc;
 
 use super::codec::Reader;
 use crate::protocol::{ConvId, UserId};
-use crate::store::{RowKey, Section, TimelineId};
+use crate::store::{Mark, RowKey, Section, TimelineId};
 
 /// Names of the keyspaces, in the order in which a backup holds them.
-pub(super) const KEYSPACES: [&str; 8] =
-    ["meta", "journal", "heads", "entries", "segments", "rows", "expiring", "unfinished"];
+pub(super) const KEYSPACES: [&str; 9] =
+    ["meta", "journal", "heads", "entries", "segments", "rows", "expiring", "unfinished", "marks"];
 
 /// `meta`: number of the format, 4 bytes.
 pub(super) const META_FORMAT: &[u8] = b"format";
@@ -94,12 +95,33 @@ pub(super) fn parse_row(prefix: &[u8], section: Section, key: &[u8]) -> Option<R
     Some(RowKey { section, n, id })
 }
 
+/// Key of a mark.
+pub(super) fn mark(mark: &Mark) -> Vec<u8> {
+    let mut key = mark.conversation.as_bytes().to_vec();
+    key.push(0);
+    for number in [mark.node, mark.burst, mark.from] {
+        key.extend_from_slice(&number.to_be_bytes());
+    }
+    key
+}
+
+/// The mark of a key in `marks`.
+pub(super) fn parse_mark(key: &[u8]) -> Option<Mark> {
+    let end = key.iter().position(|byte| *byte == 0)?;
+    let mut reader = Reader::new(key);
+    let name = std::str::from_utf8(reader.take(end)?).ok()?;
+    reader.u8()?;
+    let (node, burst, from) = (reader.u64_be()?, reader.u64_be()?, reader.u64_be()?);
+    reader.rest().is_empty().then_some(Mark { conversation: ConvId::parse(name).ok()?, node, burst, from })
+}
+
 /// For messages: a key with what is not printable escaped.
 pub(super) fn show(key: &[u8]) -> String {
     key.escape_ascii().to_string()
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by it")]
 mod tests {
     use super::*;
 
@@ -134,5 +156,7 @@ mod tests {
         let prefix = section(&id, Section::Dedupe);
         assert_eq!(parse_row(&prefix, Section::Dedupe, &row(&id, &key)), Some(key));
         assert_eq!(parse_timeline(b"x"), None);
+        let known = Mark { conversation: ConvId::parse("g:1").unwrap(), node: 0, burst: 256, from: u64::MAX };
+        assert_eq!(parse_mark(&mark(&known)), Some(known));
     }
 }

@@ -24,6 +24,7 @@ mod committer;
 mod disk;
 mod expiry;
 mod keys;
+mod marks;
 mod open;
 mod overlay;
 mod place;
@@ -280,20 +281,15 @@ impl Store for Embedded {
         future::ready(read::unfinished(&self.shared)).boxed()
     }
 
-    /// Not needed where commits are one write; refused, so that a caller who forgets this learns it.
-    fn put_mark(&self, _: Mark) -> BoxFuture<'_, Result<()>> {
-        future::ready(no_marks()).boxed()
+    fn put_mark(&self, mark: Mark) -> BoxFuture<'_, Result<()>> {
+        future::ready(marks::put(&self.shared, &mark)).boxed()
     }
 
-    fn delete_mark(&self, _: Mark) -> BoxFuture<'_, Result<()>> {
-        future::ready(no_marks()).boxed()
+    fn delete_mark(&self, mark: Mark) -> BoxFuture<'_, Result<()>> {
+        future::ready(marks::delete(&self.shared, &mark)).boxed()
     }
 
     fn marks(&self) -> BoxFuture<'_, Result<Vec<Mark>>> {
-        future::ready(Ok(Vec::new())).boxed()
+        future::ready(marks::all(&self.shared)).boxed()
     }
-}
-
-fn no_marks() -> Result<()> {
-    Err(Error::Unavailable("a store that commits together has no marks".to_owned()))
 }

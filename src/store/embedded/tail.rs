@@ -89,17 +89,17 @@ impl Tail {
 
     /// Applies a decided commit. Returns the memory it cost.
     pub(super) fn apply(&mut self, commit: &Commit, ordinal: u64) -> usize {
+        let mut cost = 0;
+        for (seq, data) in &commit.rewrite {
+            cost += self.rewrite(*seq, data, ordinal);
+        }
         let first = self.head.position.seq + 1;
         advance(&mut self.head, commit);
         self.as_of = ordinal;
-        let mut cost = 0;
         for (index, new) in commit.entries.iter().enumerate() {
             let seq = first + index as u64;
             cost += ENTRY_COST + new.data.len();
             self.entries.push_back(Entry { seq, at: new.at, attempt: commit.attempt, data: new.data.clone() });
-        }
-        for (seq, data) in &commit.rewrite {
-            cost += self.rewrite(*seq, data, ordinal);
         }
         for row in &commit.rows {
             cost += ROW_COST + row.key.id.len() + row.value.as_ref().map_or(0, Bytes::len);

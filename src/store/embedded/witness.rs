@@ -81,6 +81,7 @@ fn decode(bytes: &[u8]) -> Option<Seen> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by it")]
 mod tests {
     use super::*;
 
