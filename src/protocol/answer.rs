@@ -14,11 +14,11 @@ use super::request::{ClientInfo, Range, Role};
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Answer {
-    /// The request's id.
-    pub id: MsgId,
     /// What is answered.
     #[serde(flatten)]
     pub body: AnswerBody,
+    /// The request's id.
+    pub id: MsgId,
 }
 
 /// What is answered.
@@ -212,16 +212,56 @@ pub struct ConversationSummary {
     pub settings: ConversationSettings,
 }
 
-/// `last` of a conversation.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+/// `last` of a conversation; written with `"op":"message"`, so that one reader serves everywhere.
+#[derive(Clone, Debug, PartialEq)]
 pub struct LastMessage {
     /// As it stands.
-    #[serde(flatten)]
     pub message: Message,
     /// The body is above 1 KiB and left out.
-    #[serde(default, skip_serializing_if = "is_false")]
     pub truncated: bool,
+}
+
+/// The newest message a user may see, as it stands.
+#[derive(Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(rename = "LastMessage"))]
+struct LastMessageFields<'a> {
+    op: MessageOp,
+    #[serde(flatten)]
+    message: &'a Message,
+    /// The body is above 1 KiB and left out.
+    #[serde(default, skip_serializing_if = "is_false")]
+    truncated: bool,
+}
+
+#[derive(Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(inline))]
+#[serde(rename_all = "snake_case")]
+enum MessageOp {
+    Message,
+}
+
+impl Serialize for LastMessage {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { message, truncated } = self;
+        LastMessageFields {
+            op: MessageOp::Message,
+            message,
+            truncated: *truncated,
+        }
+        .serialize(serializer)
+    }
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for LastMessage {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        LastMessageFields::schema_name()
+    }
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        LastMessageFields::json_schema(generator)
+    }
 }
 
 impl<'de> Deserialize<'de> for LastMessage {

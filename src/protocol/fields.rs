@@ -193,11 +193,15 @@ impl<'a> Fields<'a> {
         let Some(raw) = self.raw(field) else {
             return Ok(None);
         };
-        let word = serde_json::from_str(raw.get());
-        word.map(Some).map_err(|_| Fault {
+        let fault = Fault {
             field,
             reason: "is not one of the words allowed",
-        })
+        };
+        // Serde also takes `{"word":null}` for a word.
+        match serde_json::from_str(raw.get()) {
+            Ok(word) if raw.get().starts_with('"') => Ok(Some(word)),
+            _ => Err(fault),
+        }
     }
 
     pub(super) fn object(&self, field: &'static str) -> Result<Option<Body>, Fault> {

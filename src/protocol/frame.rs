@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -259,6 +260,46 @@ pub fn write_sync_frame<'a>(
     for (index, (seq, encoded)) in entries.enumerate() {
         let comma = if index == 0 { "" } else { "," };
         let _ = write!(out, r#"{comma}{{"seq":{seq},{encoded}"#);
+    }
+    out.push_str("]}");
+}
+
+/// One large conversation for [`write_heads_frame`], its events encoded before.
+#[derive(Clone, Copy, Debug)]
+pub struct EncodedHeads<'a> {
+    /// Which.
+    pub conv_id: &'a ConvId,
+    /// As in [`HeadsItem`].
+    pub from_seq: Option<u64>,
+    /// The newest `conv_seq`.
+    pub head_seq: u64,
+    /// Each as [`Event::encode`] gave it; `None` leaves the field out.
+    pub entries: Option<&'a [Arc<str>]>,
+}
+
+/// Appends a `heads` frame. The text equals that of the same [`ServerFrame::Heads`] byte for byte.
+pub fn write_heads_frame<'a>(
+    out: &mut String,
+    conversations: impl IntoIterator<Item = EncodedHeads<'a>>,
+) {
+    out.push_str(r#"{"type":"heads","conversations":["#);
+    for (index, item) in conversations.into_iter().enumerate() {
+        let comma = if index == 0 { "" } else { "," };
+        // No character of a conv_id needs an escape.
+        let _ = write!(out, r#"{comma}{{"conv_id":"{}","#, item.conv_id.as_str());
+        if let Some(from_seq) = item.from_seq {
+            let _ = write!(out, r#""from_seq":{from_seq},"#);
+        }
+        let _ = write!(out, r#""head_seq":{}"#, item.head_seq);
+        if let Some(entries) = item.entries {
+            out.push_str(r#","entries":["#);
+            for (index, encoded) in entries.iter().enumerate() {
+                out.push_str(if index == 0 { "{" } else { ",{" });
+                out.push_str(encoded);
+            }
+            out.push(']');
+        }
+        out.push('}');
     }
     out.push_str("]}");
 }

@@ -2,7 +2,7 @@
 //!
 //! No I/O, no clock, no store: text in, values out, and back. The server reads with
 //! [`ClientFrame::parse`] and writes [`ServerFrame::to_json`] or, on the hot path,
-//! [`write_sync_frame`]; a client library does the reverse.
+//! [`write_sync_frame`] and [`write_heads_frame`]; a client library does the reverse.
 //!
 //! | file | holds |
 //! |---|---|
@@ -11,8 +11,8 @@
 //! | `limits` | the contract's numbers |
 //! | `error` | error codes, close codes, the error frame |
 //! | `request` | client frames |
-//! | `parse` | text to client frames, with `scan` (bounds of JSON) and `fields` (strict readers) |
-//! | `entry` | entries of timelines |
+//! | `parse`, `parse_request` | text to client frames, with `scan` (bounds of JSON) and `fields` (strict readers) |
+//! | `entry`, `entry_read` | entries of timelines |
 //! | `answer` | answers to requests |
 //! | `frame` | server frames |
 //! | `schema` | JSON Schema of all of it (feature `schema`) |
@@ -20,12 +20,14 @@
 mod answer;
 mod body;
 mod entry;
+mod entry_read;
 mod error;
 mod fields;
 mod frame;
 mod ids;
 pub mod limits;
 mod parse;
+mod parse_request;
 mod request;
 mod scan;
 #[cfg(feature = "schema")]
@@ -41,7 +43,8 @@ pub use entry::{
 };
 pub use error::{CloseCode, ErrorCode, ErrorFrame, close_reconnects};
 pub use frame::{
-    HeadsItem, Reset, ResetReason, ServerFrame, SyncFrame, SyncMode, Welcome, write_sync_frame,
+    EncodedHeads, HeadsItem, Reset, ResetReason, ServerFrame, SyncFrame, SyncMode, Welcome,
+    write_heads_frame, write_sync_frame,
 };
 pub use ids::{ConvId, DeviceId, InvalidId, MsgId, UserId};
 pub use limits::Limits;

@@ -2,6 +2,7 @@
 //!
 //! The server gets them from `ClientFrame::parse`; a client library builds them and writes
 //! [`ClientFrame::to_json`]. Building one by hand checks no limit: the server does.
+//! `Debug` of `hello` and `auth` shows the token: frames are never logged.
 
 use std::collections::BTreeMap;
 
@@ -42,11 +43,11 @@ pub enum ClientFrame {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Envelope {
-    /// Chosen by the client.
-    pub id: MsgId,
     /// What is asked.
     #[serde(flatten)]
     pub request: Request,
+    /// Chosen by the client.
+    pub id: MsgId,
 }
 
 /// `hello`: who connects, and what it holds already.
@@ -65,6 +66,7 @@ pub struct Hello {
     pub cursor: Option<Cursor>,
     /// The last `conv_seq` held of each large conversation; up to 2000.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(with = "BTreeMap<String, u64>"))]
     pub conversations: BTreeMap<ConvId, u64>,
     /// What runs there.
     #[serde(skip_serializing_if = "Option::is_none")]
