@@ -31,7 +31,7 @@ impl Default for Policy {
             recall_limit_ms: DAY_MS,
             dedupe_ms: 7 * DAY_MS,
             max_devices: 10,
-            max_body_bytes: limits::MAX_BODY_BYTES,
+            max_body_bytes: limits::MAX_BODY,
         }
     }
 }

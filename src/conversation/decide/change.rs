@@ -1,0 +1,170 @@
+//! `recall`, `edit`, `react`: entries that change a message that came before.
+
+use std::sync::Arc;
+
+use super::{Decision, Desk, ok};
+use crate::conversation::Refusal;
+use crate::conversation::entry::{self, Header, Kind};
+use crate::conversation::member::Member;
+use crate::conversation::rows::{self, Change, ChangeKind, Info, Reaction, Target};
+use crate::protocol::{AnswerBody, Body, ErrorCode, Event, Message, Role, UserId};
+
+/// A message about to be changed, by somebody who may see it.
+struct Found {
+    member: Arc<Member>,
+    info: Info,
+    message: Message,
+    target: Target,
+}
+
+/// The message in an entry as stored, if it is one.
+pub fn message_at(data: &[u8]) -> Option<Message> {
+    let (kind, text) = entry::kind_and_text(data)?;
+    (kind == Kind::Message).then(|| entry::message(text))?
+}
+
+impl Desk<'_> {
+    /// Membership, then that the target is visible and a message.
+    async fn find(&self, caller: &UserId, target: u64) -> Decision<Found> {
+        let (member, info) = self.membership(caller)?;
+        let visible = target <= self.draft.head_seq() && member.sees(target, info.history);
+        let data = if visible { self.entry(target).await? } else { None };
+        let Some(message) = data.as_deref().and_then(message_at) else {
+            return Err(Refusal::field("target").into());
+        };
+        let target = self.row(&rows::target_key(target)).await?.unwrap_or_default();
+        Ok(Found { member, info, message, target })
+    }
+
+    fn in_time(&self, message: &Message) -> Decision<()> {
+        if self.draft.at() > message.sent_at.saturating_add(self.policy.recall_limit_ms) {
+            return Err(ErrorCode::TooLate.into());
+        }
+        Ok(())
+    }
+
+    pub(super) async fn recall(&mut self, caller: &UserId, target: u64) -> Decision<AnswerBody> {
+        let Found { member, info, message, target: mut state } = self.find(caller, target).await?;
+        let moderates = !info.direct && member.role != Role::Member;
+        if message.sender_id != *caller && !moderates {
+            return Err(ErrorCode::Forbidden.into());
+        }
+        if let Some((first, _)) = state.recall {
+            return Ok(ok(first));
+        }
+        self.in_time(&message)?;
+        let edits = self.edit_stubs(&state).await?;
+        let conv_seq = self.change(caller, &message, ChangeKind::Recall, |conv_id, conv_seq, _| Event::Recall {
+            conv_id,
+            conv_seq,
+            target,
+            by: caller.clone(),
+        });
+        state.recall = Some((conv_seq, caller.clone()));
+        self.set_target(target, &state);
+        let header = Header::plain(Kind::Message, &message.sender_id);
+        let stub = entry::stub(message);
+        self.draft.rewrite(target, header.store(&stub));
+        for (seq, data) in edits {
+            self.draft.rewrite(seq, data);
+        }
+        Ok(ok(conv_seq))
+    }
+
+    /// The edits of a message with their bodies taken out: erased with the message's own.
+    async fn edit_stubs(&self, state: &Target) -> Decision<Vec<(u64, bytes::Bytes)>> {
+        let mut stubs = Vec::new();
+        for seq in &state.edits {
+            let data = self.entry(*seq).await?;
+            let Some((header, text)) = data.as_deref().and_then(Header::load) else { continue };
+            if let Ok(Event::Edit { conv_id, conv_seq, target, by, edited_at, .. }) = Event::decode(text) {
+                let body = empty_body();
+                let bare = Event::Edit { conv_id, conv_seq, target, by, edited_at, body }.encode();
+                stubs.push((*seq, header.store(&bare)));
+            }
+        }
+        Ok(stubs)
+    }
+
+    pub(super) async fn edit(&mut self, caller: &UserId, target: u64, body: &Body) -> Decision<AnswerBody> {
+        let Found { message, target: mut state, .. } = self.find(caller, target).await?;
+        if message.sender_id != *caller {
+            return Err(ErrorCode::Forbidden.into());
+        }
+        if state.recall.is_some() {
+            return Err(ErrorCode::Gone.into());
+        }
+        self.in_time(&message)?;
+        let conv_seq = self.change(caller, &message, ChangeKind::Edit, |conv_id, conv_seq, edited_at| Event::Edit {
+            conv_id,
+            conv_seq,
+            target,
+            by: caller.clone(),
+            body: body.clone(),
+            edited_at,
+        });
+        state.edits.push(conv_seq);
+        self.set_target(target, &state);
+        Ok(ok(conv_seq))
+    }
+
+    pub(super) async fn react(&mut self, caller: &UserId, target: u64, key: &str, add: bool) -> Decision<AnswerBody> {
+        let Found { message, target: mut state, .. } = self.find(caller, target).await?;
+        if state.recall.is_some() {
+            return Err(ErrorCode::Gone.into());
+        }
+        let last = state.reactions.iter_mut().find(|word| word.user_id == *caller && word.key == key);
+        match &last {
+            Some(word) if word.add == add => return Ok(ok(word.conv_seq)),
+            None if !add => return Ok(ok(self.draft.head_seq())),
+            _ => {}
+        }
+        let conv_seq = self.draft.next_seq();
+        match last {
+            Some(word) => (word.add, word.conv_seq) = (add, conv_seq),
+            None => {
+                let word = Reaction { conv_seq, user_id: caller.clone(), key: key.to_owned(), add };
+                state.reactions.push(word);
+            }
+        }
+        self.change(caller, &message, ChangeKind::Reaction, |conv_id, conv_seq, _| Event::Reaction {
+            conv_id,
+            conv_seq,
+            target,
+            user_id: caller.clone(),
+            key: key.to_owned(),
+            add,
+        });
+        self.set_target(target, &state);
+        Ok(ok(conv_seq))
+    }
+
+    /// Appends a change and its place in the change index.
+    fn change(
+        &mut self,
+        caller: &UserId,
+        message: &Message,
+        kind: ChangeKind,
+        event: impl FnOnce(crate::protocol::ConvId, u64, u64) -> Event,
+    ) -> u64 {
+        let header = Header {
+            target: message.conv_seq,
+            target_sender: Some(message.sender_id.clone()),
+            ..Header::plain(kind.entry_kind(), caller)
+        };
+        let conv_id = self.conversation.id.clone();
+        let conv_seq = self.append(header, |conv_seq, at| event(conv_id, conv_seq, at));
+        let change = Change { kind, target: message.conv_seq };
+        self.draft.row(rows::change_key(conv_seq), Some(rows::pack(&change)), None);
+        conv_seq
+    }
+
+    fn set_target(&mut self, target: u64, state: &Target) {
+        self.draft.row(rows::target_key(target), Some(rows::pack(state)), None);
+    }
+}
+
+fn empty_body() -> Body {
+    #[expect(clippy::expect_used, reason = "`{}` is a JSON object")]
+    Body::parse("{}").expect("an empty object is a body")
+}

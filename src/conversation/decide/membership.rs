@@ -1,0 +1,214 @@
+//! Making a conversation, joining and leaving it, roles, title. Membership is a projection of the log:
+//! every change is an entry, and the rows are written by the same commit.
+
+use std::collections::BTreeSet;
+
+use super::{Decision, Desk, about, ok};
+use crate::conversation::entry::{Header, Kind};
+use crate::conversation::member::{AsLeft, Member};
+use crate::conversation::rows::Info;
+use crate::protocol::{
+    AnswerBody, Body, ConversationChange, ErrorCode, Event, HistoryMode, MemberChange, Role, UserId,
+};
+
+impl Desk<'_> {
+    pub(super) fn create(
+        &mut self,
+        caller: &UserId,
+        members: &[UserId],
+        title: Option<&String>,
+        attributes: Option<&Body>,
+        history: HistoryMode,
+    ) -> Decision<AnswerBody> {
+        let conv_id = self.conversation.id.clone();
+        let made = |conv_seq| AnswerBody::Ok { conv_id: Some(conv_id.clone()), conv_seq: Some(conv_seq), seq: None };
+        if self.conversation.info.is_some() {
+            // The name follows from (creator, op_id): this is the same request again.
+            return Ok(made(1));
+        }
+        let users: BTreeSet<&UserId> = members.iter().chain([caller]).collect();
+        let change = ConversationChange::Created {
+            members: users.iter().map(|user| (*user).clone()).collect(),
+            title: title.cloned(),
+            attributes: attributes.cloned(),
+        };
+        let conv_seq = self.changed(Kind::Created, caller, change);
+        let at = self.draft.at();
+        for user in &users {
+            let role = if *user == caller { Role::Owner } else { Role::Member };
+            self.set_member(user, Member::joining(conv_seq, role, at));
+        }
+        self.set_info(Info {
+            direct: false,
+            title: title.cloned(),
+            attributes: attributes.cloned(),
+            history,
+            creator: caller.clone(),
+            members_count: users.len() as u64,
+            large: false,
+        });
+        Ok(made(conv_seq))
+    }
+
+    /// Membership in a group; in a direct conversation nobody comes or goes.
+    fn group(&self, caller: &UserId) -> Decision<(Role, Info)> {
+        let (member, info) = self.membership(caller)?;
+        if info.direct { Err(ErrorCode::Forbidden.into()) } else { Ok((member.role, info)) }
+    }
+
+    pub(super) fn invite(&mut self, caller: &UserId, users: &[UserId]) -> Decision<AnswerBody> {
+        let (_, mut info) = self.group(caller)?;
+        for user in users {
+            let before = self.conversation.member(user).map(|member| (**member).clone());
+            if before.as_ref().is_some_and(Member::present) {
+                continue;
+            }
+            let conv_seq = self.member_entry(Kind::Joined, MemberChange::Joined, caller, user, Some(Role::Member));
+            let at = self.draft.at();
+            let member = match before {
+                Some(mut member) => {
+                    member.rejoin(conv_seq, at);
+                    member
+                }
+                None => Member::joining(conv_seq, Role::Member, at),
+            };
+            self.set_member(user, member);
+            info.members_count += 1;
+        }
+        self.set_info_if_changed(info);
+        Ok(ok(self.draft.head_seq()))
+    }
+
+    pub(super) fn remove(&mut self, caller: &UserId, users: &[UserId]) -> Decision<AnswerBody> {
+        let (role, _) = self.group(caller)?;
+        if role == Role::Member {
+            return Err(ErrorCode::Forbidden.into());
+        }
+        let is_owner = |user: &UserId| {
+            self.conversation.member(user).is_some_and(|member| member.present() && member.role == Role::Owner)
+        };
+        if users.iter().any(is_owner) {
+            return Err(ErrorCode::Forbidden.into());
+        }
+        for user in users {
+            self.end_stay(MemberChange::Removed, caller, user);
+        }
+        Ok(ok(self.draft.head_seq()))
+    }
+
+    pub(super) fn leave(&mut self, caller: &UserId) -> Decision<AnswerBody> {
+        let (role, _) = self.group(caller)?;
+        self.end_stay(MemberChange::Left, caller, caller);
+        let left_at = self.draft.head_seq();
+        if role == Role::Owner {
+            self.find_new_owner(caller);
+        }
+        Ok(ok(left_at))
+    }
+
+    /// Ends the stay of a present member.
+    fn end_stay(&mut self, change: MemberChange, by: &UserId, user: &UserId) {
+        let Some(mut member) = self.conversation.member(user).map(|member| (**member).clone()) else { return };
+        let Some(mut info) = self.conversation.info.clone() else { return };
+        if !member.present() {
+            return;
+        }
+        let conv_seq = self.member_entry(Kind::Left, change, by, user, None);
+        info.members_count = info.members_count.saturating_sub(1);
+        member.leave(conv_seq, AsLeft { members_count: info.members_count, title: info.title.clone() });
+        self.set_member(user, member);
+        self.set_info(info);
+    }
+
+    /// The longest-standing admin, else member, becomes owner.
+    fn find_new_owner(&mut self, by: &UserId) {
+        let rank = |member: &Member| (member.role != Role::Admin, member.join_seq());
+        let heir = self
+            .conversation
+            .everyone()
+            .filter(|(_, member)| member.present())
+            .min_by(|(a, x), (b, y)| (rank(x), a).cmp(&(rank(y), b)))
+            .map(|(user, _)| user.clone());
+        if let Some(user) = heir {
+            self.give_role(by, &user, Role::Owner);
+        }
+    }
+
+    fn give_role(&mut self, by: &UserId, user: &UserId, role: Role) {
+        let Some(member) = self.conversation.member(user).map(|member| (**member).clone()) else { return };
+        self.member_entry(Kind::Role, MemberChange::Role, by, user, Some(role));
+        self.set_member(user, Member { role, ..member });
+    }
+
+    /// Only the owner gives roles. Giving `owner` away leaves him an admin.
+    pub(super) fn role(&mut self, caller: &UserId, user: &UserId, role: Role) -> Decision<AnswerBody> {
+        let (own_role, _) = self.group(caller)?;
+        let present = self.conversation.member(user).filter(|member| member.present()).map(|member| member.role);
+        let Some(before) = present else {
+            return Err(crate::conversation::Refusal::field("user_id").into());
+        };
+        if own_role != Role::Owner || (user == caller && role != Role::Owner) {
+            return Err(ErrorCode::Forbidden.into());
+        }
+        if before != role {
+            if role == Role::Owner {
+                self.give_role(caller, caller, Role::Admin);
+            }
+            self.give_role(caller, user, role);
+        }
+        Ok(ok(self.draft.head_seq()))
+    }
+
+    /// Any member may change title and attributes.
+    pub(super) fn update(
+        &mut self,
+        caller: &UserId,
+        title: Option<&String>,
+        attributes: Option<&Body>,
+    ) -> Decision<AnswerBody> {
+        let (_, mut info) = self.group(caller)?;
+        if let Some(title) = title.filter(|title| info.title.as_ref() != Some(title)) {
+            info.title = Some(title.clone());
+            self.changed(Kind::Changed, caller, ConversationChange::Renamed { title: title.clone() });
+        }
+        if let Some(attributes) =
+            attributes.filter(|new| !info.attributes.as_ref().is_some_and(|old| old.same_value(new)))
+        {
+            info.attributes = Some(attributes.clone());
+            self.changed(Kind::Changed, caller, ConversationChange::Attributes { attributes: attributes.clone() });
+        }
+        self.set_info_if_changed(info);
+        Ok(ok(self.draft.head_seq()))
+    }
+
+    fn set_info_if_changed(&mut self, info: Info) {
+        if self.conversation.info.as_ref() != Some(&info) {
+            self.set_info(info);
+        }
+    }
+
+    fn changed(&mut self, kind: Kind, by: &UserId, change: ConversationChange) -> u64 {
+        let conv_id = self.conversation.id.clone();
+        self.append(Header::plain(kind, by), |conv_seq, _| Event::Conversation { conv_id, conv_seq, change })
+    }
+
+    fn member_entry(
+        &mut self,
+        kind: Kind,
+        change: MemberChange,
+        by: &UserId,
+        user: &UserId,
+        role: Option<Role>,
+    ) -> u64 {
+        let conv_id = self.conversation.id.clone();
+        let (user_id, by_id) = (user.clone(), by.clone());
+        self.append(about(kind, by, user), |conv_seq, _| Event::Member {
+            conv_id,
+            conv_seq,
+            change,
+            user_id,
+            by: by_id,
+            role,
+        })
+    }
+}

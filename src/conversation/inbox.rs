@@ -1,0 +1,87 @@
+//! A user's sync timeline as its lane holds it between commits: head, and the rows used lately.
+
+use std::collections::HashMap;
+
+use super::ranges::Ranges;
+use super::rows;
+use super::user_row::UserRow;
+use crate::protocol::{ConvId, UserId};
+use crate::store::{Error, Head, Result, Store, TimelineId};
+use crate::timeline::Draft;
+
+/// Rows kept for one user; beyond, all are dropped and read again on demand.
+const ROWS_IN_MEMORY: usize = 2048;
+
+/// The folded state of one sync timeline.
+#[derive(Debug)]
+pub struct Inbox {
+    /// Whose.
+    pub user: UserId,
+    /// His timeline.
+    pub timeline: TimelineId,
+    /// Where it stands.
+    pub head: Head,
+    rows: HashMap<ConvId, Option<UserRow>>,
+    hidden: HashMap<ConvId, Ranges>,
+}
+
+impl Inbox {
+    /// Reads the head; rows come on demand.
+    pub async fn load(store: &dyn Store, user: &UserId) -> Result<Self> {
+        let timeline = TimelineId::User(user.clone());
+        let head = store.head(&timeline).await?;
+        Ok(Self { user: user.clone(), timeline, head, rows: HashMap::new(), hidden: HashMap::new() })
+    }
+
+    /// The row of a conversation, if there is one.
+    pub async fn row(&mut self, store: &dyn Store, conv: &ConvId) -> Result<Option<UserRow>> {
+        if let Some(row) = self.rows.get(conv) {
+            return Ok(row.clone());
+        }
+        if self.rows.len() >= ROWS_IN_MEMORY {
+            self.rows.clear();
+            self.hidden.clear();
+        }
+        let row = read_row(store, &self.timeline, conv).await?;
+        self.rows.insert(conv.clone(), row.clone());
+        Ok(row)
+    }
+
+    /// What the user deleted there; `row` says whether there is anything to read.
+    pub async fn hidden(&mut self, store: &dyn Store, conv: &ConvId, row: &UserRow) -> Result<Ranges> {
+        if !row.has_hidden {
+            return Ok(Ranges::default());
+        }
+        if let Some(ranges) = self.hidden.get(conv) {
+            return Ok(ranges.clone());
+        }
+        let ranges = read_hidden(store, &self.timeline, conv).await?;
+        self.hidden.insert(conv.clone(), ranges.clone());
+        Ok(ranges)
+    }
+
+    /// Writes a row, here and in the draft.
+    pub fn set_row(&mut self, draft: &mut Draft, conv: &ConvId, row: UserRow) {
+        draft.row(rows::conv_key(conv), Some(row.store()), None);
+        self.rows.insert(conv.clone(), Some(row));
+    }
+
+    /// Writes the deleted ranges, here and in the draft.
+    pub fn set_hidden(&mut self, draft: &mut Draft, conv: &ConvId, ranges: Ranges) {
+        draft.row(rows::hidden_key(conv), Some(ranges.store()), None);
+        self.hidden.insert(conv.clone(), ranges);
+    }
+}
+
+/// A user's row of a conversation, from the store.
+pub async fn read_row(store: &dyn Store, timeline: &TimelineId, conv: &ConvId) -> Result<Option<UserRow>> {
+    let Some(value) = store.row(timeline, &rows::conv_key(conv)).await? else { return Ok(None) };
+    let damaged = || Error::Damaged(format!("row of {conv} in {timeline:?}"));
+    UserRow::load(&value).ok_or_else(damaged).map(Some)
+}
+
+/// What a user deleted in a conversation, from the store.
+pub async fn read_hidden(store: &dyn Store, timeline: &TimelineId, conv: &ConvId) -> Result<Ranges> {
+    let Some(value) = store.row(timeline, &rows::hidden_key(conv)).await? else { return Ok(Ranges::default()) };
+    Ranges::load(&value).ok_or_else(|| Error::Damaged(format!("deleted ranges of {conv} in {timeline:?}")))
+}

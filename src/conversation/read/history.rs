@@ -1,0 +1,191 @@
+//! `history`: messages as they stand now.
+
+use std::collections::HashMap;
+
+use super::{Reader, Seen, damaged};
+use crate::conversation::decide::NotDecided;
+use crate::conversation::entry::{self, Kind};
+use crate::conversation::rows::Target;
+use crate::protocol::limits::{MAX_REACTION_USERS, MAX_SERVER_FRAME};
+use crate::protocol::{AnswerBody, ConvId, Event, HistoryEntry, HistoryFrom, Message, ReactionCount, UserId};
+use crate::store::{Entry, Span};
+
+type Result<T> = std::result::Result<T, NotDecided>;
+
+/// Entries looked at for one page; then it ends early, perhaps empty, with a `next`.
+const LOOKED_AT: usize = 2000;
+const READ_AT_ONCE: usize = 256;
+/// Text in one answer; well below what a frame may hold.
+const MOST_BYTES: usize = MAX_SERVER_FRAME / 2;
+
+/// Where a page has got to.
+struct Scan {
+    backward: bool,
+    /// Exclusive bound of what was looked at, in the direction of reading.
+    at: u64,
+    found: Vec<HistoryEntry>,
+    /// The end of what there is was reached.
+    complete: bool,
+}
+
+impl Reader<'_> {
+    pub(super) async fn read_history(&self, conv: &ConvId, from: HistoryFrom, limit: usize) -> Result<AnswerBody> {
+        let seen = self.must_see(conv).await?;
+        let head = seen.view.head_seq();
+        let (backward, at) = match from {
+            HistoryFrom::Newest => (true, head + 1),
+            HistoryFrom::Before(seq) => (true, seq.min(head + 1)),
+            HistoryFrom::After(seq) => (false, seq),
+            HistoryFrom::AfterAt(time) => (false, self.last_before(&seen, time).await?),
+        };
+        let mut scan = Scan { backward, at, found: Vec::new(), complete: false };
+        let by_time = matches!(from, HistoryFrom::AfterAt(_));
+        self.scan(&seen, &mut scan, limit, by_time).await?;
+        let next = match (scan.complete, by_time) {
+            (true, _) => None,
+            (false, false) => Some(scan.at),
+            // A time is asked for again: that of the first entry not looked at.
+            (false, true) => self.time_of(&seen, scan.at + 1).await?,
+        };
+        if scan.backward {
+            scan.found.reverse();
+        }
+        Ok(AnswerBody::History { entries: scan.found, complete: next.is_none(), next, head_seq: head })
+    }
+
+    /// Looks at entries in the direction of the scan until `limit` messages are found. By time, a page
+    /// ends only between two times, so that the next one can begin with a time.
+    async fn scan(&self, seen: &Seen, scan: &mut Scan, limit: usize, by_time: bool) -> Result<()> {
+        let (mut looked, mut bytes, mut last_at) = (0, 0, 0);
+        loop {
+            let Some((after, up_to)) = stretch(seen, scan) else {
+                scan.complete = true;
+                return Ok(());
+            };
+            let span = Span { after, up_to, limit: READ_AT_ONCE, max_bytes: 1 << 20, backward: scan.backward };
+            let page = self.store.entries(&seen.view.timeline, span).await?;
+            let (Some(first), Some(last)) = (page.first(), page.last()) else {
+                return Err(damaged(&seen.view, up_to));
+            };
+            // The page is read first, the change index last (rule 4).
+            let (low, high) = (first.seq.min(last.seq), first.seq.max(last.seq));
+            let targets: HashMap<u64, Target> =
+                seen.view.targets(self.store, low - 1, high).await?.into_iter().collect();
+            for entry in &page {
+                let full = scan.found.len() >= limit || looked >= LOOKED_AT || bytes >= MOST_BYTES;
+                if full && !(by_time && entry.at == last_at) {
+                    return Ok(());
+                }
+                if let Some(message) = self.as_it_stands(seen, entry, targets.get(&entry.seq)).await? {
+                    bytes += entry.data.len() + 64;
+                    scan.found.push(message);
+                }
+                (looked, last_at) = (looked + 1, entry.at);
+                scan.at = entry.seq;
+            }
+        }
+    }
+
+    /// A message as it stands now; `None` for what is no message or not shown to this user.
+    async fn as_it_stands(&self, seen: &Seen, stored: &Entry, target: Option<&Target>) -> Result<Option<HistoryEntry>> {
+        let view = &seen.view;
+        let (kind, text) = entry::kind_and_text(&stored.data).ok_or_else(|| damaged(view, stored.seq))?;
+        if kind != Kind::Message || !seen.shows(stored.seq) {
+            return Ok(None);
+        }
+        let mut message = entry::message(text).ok_or_else(|| damaged(view, stored.seq))?;
+        let Some(target) = target else {
+            return Ok(Some(HistoryEntry { event: Event::Message(message), reactions: Vec::new() }));
+        };
+        if target.recall.is_some() {
+            let text = entry::stub(message);
+            let message = entry::message(&text).ok_or_else(|| damaged(view, stored.seq))?;
+            return Ok(Some(HistoryEntry { event: Event::Message(message), reactions: Vec::new() }));
+        }
+        self.apply_edit(seen, &mut message, target).await?;
+        Ok(Some(HistoryEntry { event: Event::Message(message), reactions: counts(target, self.user) }))
+    }
+
+    /// Puts the last edit's body in.
+    pub(super) async fn apply_edit(&self, seen: &Seen, message: &mut Message, target: &Target) -> Result<()> {
+        let Some(last) = target.edits.iter().rfind(|seq| **seq <= seen.view.head_seq()) else { return Ok(()) };
+        if let Some((body, at, _)) = self.edit_at(seen, *last).await? {
+            message.body = Some(body);
+            message.edited_at = Some(at);
+        }
+        Ok(())
+    }
+
+    /// Body, time and author of the edit at `seq`.
+    pub(super) async fn edit_at(&self, seen: &Seen, seq: u64) -> Result<Option<(crate::protocol::Body, u64, UserId)>> {
+        let span = Span { after: seq - 1, up_to: seq, limit: 1, max_bytes: usize::MAX, backward: false };
+        let entries = self.store.entries(&seen.view.timeline, span).await?;
+        let edit = entries.first().and_then(|entry| entry::kind_and_text(&entry.data));
+        match edit.map(|(_, text)| Event::decode(text)) {
+            Some(Ok(Event::Edit { body, edited_at, by, .. })) => Ok(Some((body, edited_at, by))),
+            _ => Err(damaged(&seen.view, seq)),
+        }
+    }
+
+    /// The last seq before `time`: entries' times never go back, so it is found by halving.
+    async fn last_before(&self, seen: &Seen, time: u64) -> Result<u64> {
+        let (mut before, mut from) = (0, seen.view.head_seq() + 1);
+        while before + 1 < from {
+            let middle = before + (from - before) / 2;
+            match self.time_of(seen, middle).await? {
+                Some(at) if at < time => before = middle,
+                _ => from = middle,
+            }
+        }
+        Ok(before)
+    }
+
+    async fn time_of(&self, seen: &Seen, seq: u64) -> Result<Option<u64>> {
+        let span = Span { after: seq - 1, up_to: seq, limit: 1, max_bytes: usize::MAX, backward: false };
+        let entries = self.store.entries(&seen.view.timeline, span).await?;
+        Ok(entries.first().map(|entry| entry.at))
+    }
+}
+
+/// The next stretch (after, up_to] to read: within one visible interval, skipping what is deleted.
+fn stretch(seen: &Seen, scan: &mut Scan) -> Option<(u64, u64)> {
+    let floor = seen.row.cleared_up_to;
+    let visible = seen.view.member.visible(seen.view.head.position.seq, seen.view.info.history);
+    if scan.backward {
+        scan.at = seen.hidden.below_run(scan.at.checked_sub(1)?) + 1;
+        let at = scan.at;
+        let (from, to) = visible.into_iter().rev().find(|(from, _)| *from < at)?;
+        let (after, up_to) = ((from - 1).max(floor), to.min(at - 1));
+        (after < up_to).then_some((after, up_to))
+    } else {
+        let at = scan.at.max(floor);
+        let (from, to) = visible.into_iter().find(|(_, to)| *to > at)?;
+        Some(((from - 1).max(at), to))
+    }
+}
+
+/// Reactions by key, the reader himself first.
+fn counts(target: &Target, reader: &UserId) -> Vec<ReactionCount> {
+    let mut counts: Vec<ReactionCount> = Vec::new();
+    for word in target.reactions.iter().filter(|word| word.add) {
+        let index = counts.iter().position(|count| count.key == word.key);
+        let count = match index.and_then(|index| counts.get_mut(index)) {
+            Some(count) => count,
+            None => {
+                counts.push(ReactionCount { key: word.key.clone(), count: 0, users: Vec::new() });
+                match counts.last_mut() {
+                    Some(count) => count,
+                    None => continue,
+                }
+            }
+        };
+        count.count += 1;
+        if word.user_id == *reader {
+            count.users.insert(0, word.user_id.clone());
+            count.users.truncate(MAX_REACTION_USERS);
+        } else if count.users.len() < MAX_REACTION_USERS {
+            count.users.push(word.user_id.clone());
+        }
+    }
+    counts
+}

@@ -1,0 +1,107 @@
+//! Answers that only read: history, changes, conversations, members. Each takes the head first and is
+//! judged by the conversation's own log; whoever never was a member is told what one is told of a
+//! conversation that does not exist.
+
+mod changes;
+mod history;
+mod list;
+
+use super::Refusal;
+use super::decide::NotDecided;
+use super::inbox::{read_hidden, read_row};
+use super::ranges::Ranges;
+use super::user_row::UserRow;
+use super::view::View;
+use crate::protocol::{AnswerBody, ConvId, ErrorCode, HistoryFrom, UserId};
+use crate::store::{Error, Result, Store, TimelineId};
+
+/// Reads on behalf of one user.
+#[derive(Debug, Clone, Copy)]
+pub struct Reader<'a> {
+    /// Where timelines are.
+    pub store: &'a dyn Store,
+    /// Who reads.
+    pub user: &'a UserId,
+}
+
+type Answer = std::result::Result<AnswerBody, Refusal>;
+
+fn refused(error: NotDecided) -> Refusal {
+    match error {
+        NotDecided::Refused(refusal) => refusal,
+        NotDecided::Store(error) => {
+            tracing::warn!(%error, "read failed");
+            Refusal::new(ErrorCode::Unavailable)
+        }
+    }
+}
+
+/// A conversation and what this user did with it for himself.
+struct Seen {
+    view: View,
+    row: UserRow,
+    hidden: Ranges,
+}
+
+impl Seen {
+    /// Whether the user is shown the message at `seq`.
+    fn shows(&self, seq: u64) -> bool {
+        self.view.sees(seq) && seq > self.row.cleared_up_to && !self.hidden.contains(seq)
+    }
+}
+
+impl Reader<'_> {
+    fn timeline(&self) -> TimelineId {
+        TimelineId::User(self.user.clone())
+    }
+
+    async fn seen(&self, conv: &ConvId) -> Result<Option<Seen>> {
+        let Some(view) = View::load(self.store, conv, self.user).await? else { return Ok(None) };
+        let row = read_row(self.store, &self.timeline(), conv).await?.unwrap_or_default();
+        let hidden = match row.has_hidden {
+            true => read_hidden(self.store, &self.timeline(), conv).await?,
+            false => Ranges::default(),
+        };
+        Ok(Some(Seen { view, row, hidden }))
+    }
+
+    async fn must_see(&self, conv: &ConvId) -> std::result::Result<Seen, NotDecided> {
+        self.seen(conv).await?.ok_or(NotDecided::from(ErrorCode::NotFound))
+    }
+
+    /// `history`.
+    ///
+    /// # Errors
+    /// `not_found`, `unavailable`.
+    pub async fn history(&self, conv: &ConvId, from: HistoryFrom, limit: u32) -> Answer {
+        self.read_history(conv, from, limit as usize).await.map_err(refused)
+    }
+
+    /// `changes`.
+    ///
+    /// # Errors
+    /// `not_found`, `unavailable`.
+    pub async fn changes(&self, conv: &ConvId, since: u64) -> Answer {
+        self.read_changes(conv, since).await.map_err(refused)
+    }
+
+    /// `conversations`.
+    ///
+    /// # Errors
+    /// `invalid_field` for a page that was not ours, `unavailable`.
+    pub async fn conversations(&self, active_after: Option<u64>, page: Option<&str>, limit: u32) -> Answer {
+        self.list_conversations(active_after, page, limit as usize).await.map_err(refused)
+    }
+
+    /// `members`.
+    ///
+    /// # Errors
+    /// `not_found`, `unavailable`.
+    pub async fn members(&self, conv: &ConvId, page: Option<&str>, limit: u32) -> Answer {
+        self.list_members(conv, page, limit as usize).await.map_err(refused)
+    }
+}
+
+fn damaged(view: &View, seq: u64) -> NotDecided {
+    NotDecided::Store(Error::Damaged(format!("entry {seq} of {}", view.id)))
+}

@@ -1,0 +1,175 @@
+//! Keys and values of the side rows, and reading them through a draft.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::entry::Kind;
+use crate::protocol::{Body, ConvId, DeviceId, HistoryMode, MsgId, UserId};
+use crate::store::{Error, Result, RowKey, Section, Store, TimelineId};
+
+fn key(section: Section, n: u64, id: impl Into<Arc<str>>) -> RowKey {
+    RowKey { section, n, id: id.into() }
+}
+
+/// The one state row of a conversation.
+pub fn state_key() -> RowKey {
+    key(Section::State, 0, "")
+}
+/// A member's row.
+pub fn member_key(user: &UserId) -> RowKey {
+    key(Section::Member, 0, user.as_str())
+}
+/// What was sent under this key.
+pub fn dedupe_key(sender: &UserId, id: &MsgId) -> RowKey {
+    key(Section::Dedupe, 0, format!("{sender}\n{id}"))
+}
+/// The change at this conv_seq.
+pub fn change_key(conv_seq: u64) -> RowKey {
+    key(Section::Change, conv_seq, "")
+}
+/// What became of the message at this conv_seq.
+pub fn target_key(conv_seq: u64) -> RowKey {
+    key(Section::Target, conv_seq, "")
+}
+/// The one row of user and conversation.
+pub fn conv_key(conv: &ConvId) -> RowKey {
+    key(Section::Conv, 0, conv.as_str())
+}
+/// What the user deleted for himself there.
+pub fn hidden_key(conv: &ConvId) -> RowKey {
+    key(Section::Hidden, 0, conv.as_str())
+}
+/// A device's row.
+pub fn device_key(device: &DeviceId) -> RowKey {
+    key(Section::Device, 0, device.as_str())
+}
+
+/// A conversation as a whole.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Info {
+    /// Two users, made by the first send.
+    pub direct: bool,
+    /// Title, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+    /// The application's own, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<Body>,
+    /// What a new member sees.
+    pub history: HistoryMode,
+    /// Who made it.
+    pub creator: UserId,
+    /// Members now.
+    pub members_count: u64,
+    /// Followed by its own log, once and for good.
+    #[serde(default)]
+    pub large: bool,
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Target {
+    /// The recall, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recall: Option<(u64, UserId)>,
+    /// conv_seqs of its edits, ascending; the last counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub edits: Vec<u64>,
+    /// The last word of each (user, key).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reactions: Vec<Reaction>,
+}
+
+/// The last word of a user about one key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reaction {
+    /// conv_seq of that word.
+    pub conv_seq: u64,
+    /// Whose.
+    pub user_id: UserId,
+    /// Which.
+    pub key: String,
+    /// False: taken away.
+    pub add: bool,
+}
+
+/// What is at a conv_seq of the change index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// recall, edit or reaction.
+    pub kind: ChangeKind,
+    /// The message changed.
+    pub target: u64,
+}
+
+/// Kinds of changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangeKind {
+    /// Body gone.
+    Recall,
+    /// Body replaced.
+    Edit,
+    /// Reaction.
+    Reaction,
+}
+
+impl ChangeKind {
+    /// The kind of the entry itself.
+    pub fn entry_kind(self) -> Kind {
+        match self {
+            Self::Recall => Kind::Recall,
+            Self::Edit => Kind::Edit,
+            Self::Reaction => Kind::Reaction,
+        }
+    }
+}
+
+/// What was sent under a (sender, client_msg_id).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SentAs {
+    /// Where it is.
+    pub conv_seq: u64,
+    /// When.
+    pub sent_at: u64,
+    /// Of `body`, `reply_to`, `mentions` as JSON values.
+    pub content: u64,
+}
+
+/// A device of a user.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Device {
+    /// Largest seq acknowledged when it was last here.
+    pub acked: u64,
+    /// Last hello or goodbye, milliseconds.
+    pub last_seen_at: u64,
+    /// What it says it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<crate::protocol::ClientInfo>,
+}
+
+/// A row value as stored.
+pub fn pack<T: Serialize>(value: &T) -> Bytes {
+    // Only maps with keys that are no strings fail, and rows have none.
+    Bytes::from(serde_json::to_vec(value).unwrap_or_default())
+}
+
+/// A row value read back.
+pub fn unpack<T: DeserializeOwned>(timeline: &TimelineId, key: &RowKey, value: &[u8]) -> Result<T> {
+    // Bodies are borrowed from text, so the bytes are checked to be text first.
+    std::str::from_utf8(value)
+        .ok()
+        .and_then(|text| serde_json::from_str(text).ok())
+        .ok_or_else(|| Error::Damaged(format!("row {key:?} of {timeline:?}")))
+}
+
+/// Reads one row.
+pub async fn read<T: DeserializeOwned>(store: &dyn Store, timeline: &TimelineId, key: &RowKey) -> Result<Option<T>> {
+    match store.row(timeline, key).await? {
+        Some(value) => unpack(timeline, key, &value).map(Some),
+        None => Ok(None),
+    }
+}

@@ -1,0 +1,150 @@
+//! A conversation as its lane holds it between commits: folded from its side rows, advanced with every
+//! draft, dropped whole after a refusal (rule 2).
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::member::Member;
+use super::rows::{self, Info, SentAs};
+use crate::protocol::{ConvId, HistoryMode, UserId};
+use crate::store::{Head, Result, Section, Store, TimelineId};
+
+/// Sends remembered in memory for each conversation; older ones are looked up in the store.
+const DEDUPE_IN_MEMORY: usize = 1024;
+const PAGE: usize = 1000;
+
+/// The folded state of one conversation.
+#[derive(Debug)]
+pub struct Conversation {
+    /// Its name.
+    pub id: ConvId,
+    /// Its timeline.
+    pub timeline: TimelineId,
+    /// Where its log stands.
+    pub head: Head,
+    /// `None` before it exists.
+    pub info: Option<Info>,
+    members: HashMap<UserId, Arc<Member>>,
+    roster: Option<Arc<[(UserId, Arc<Member>)]>>,
+    dedupe: Dedupe,
+}
+
+/// The newest sends by key.
+#[derive(Debug, Default)]
+struct Dedupe {
+    by_key: HashMap<Arc<str>, SentAs>,
+    order: VecDeque<Arc<str>>,
+    /// Everything the store remembers is here, so a miss needs no read.
+    complete: bool,
+}
+
+impl Conversation {
+    /// Folds what the store holds. The head is read first: rows can only be newer, and a commit on an
+    /// older head is refused.
+    pub async fn load(store: &dyn Store, id: &ConvId) -> Result<Self> {
+        let timeline = TimelineId::Conversation(id.clone());
+        let head = store.head(&timeline).await?;
+        let mut this = Self {
+            id: id.clone(),
+            timeline,
+            head,
+            info: None,
+            members: HashMap::new(),
+            roster: None,
+            dedupe: Dedupe { complete: true, ..Dedupe::default() },
+        };
+        if head.position.seq > 0 {
+            this.info = rows::read(store, &this.timeline, &rows::state_key()).await?;
+            this.load_members(store).await?;
+            this.load_dedupe(store).await?;
+        }
+        Ok(this)
+    }
+
+    async fn load_members(&mut self, store: &dyn Store) -> Result<()> {
+        let mut after = None;
+        loop {
+            let page = store.rows(&self.timeline, Section::Member, after, u64::MAX, PAGE).await?;
+            for (key, value) in &page {
+                if let Ok(user) = UserId::parse(&key.id) {
+                    self.members.insert(user, Arc::new(rows::unpack(&self.timeline, key, value)?));
+                }
+            }
+            match page.into_iter().nth(PAGE - 1) {
+                Some((key, _)) => after = Some(key),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn load_dedupe(&mut self, store: &dyn Store) -> Result<()> {
+        let page = store.rows(&self.timeline, Section::Dedupe, None, u64::MAX, DEDUPE_IN_MEMORY).await?;
+        self.dedupe.complete = page.len() < DEDUPE_IN_MEMORY;
+        for (key, value) in page {
+            let sent = rows::unpack(&self.timeline, &key, &value)?;
+            self.dedupe.remember(key.id, sent);
+        }
+        Ok(())
+    }
+
+    /// History mode; that of a conversation not yet made does not matter.
+    pub fn mode(&self) -> HistoryMode {
+        self.info.as_ref().map_or(HistoryMode::SinceJoin, |info| info.history)
+    }
+
+    /// A member, present or past.
+    pub fn member(&self, user: &UserId) -> Option<&Arc<Member>> {
+        self.members.get(user)
+    }
+
+    /// All who ever were members.
+    pub fn everyone(&self) -> impl Iterator<Item = (&UserId, &Arc<Member>)> {
+        self.members.iter()
+    }
+
+    /// Puts a member's new state.
+    pub fn set_member(&mut self, user: &UserId, member: Member) {
+        self.members.insert(user.clone(), Arc::new(member));
+        self.roster = None;
+    }
+
+    /// The present members.
+    pub fn roster(&mut self) -> Arc<[(UserId, Arc<Member>)]> {
+        let members = &self.members;
+        let build = || {
+            members
+                .iter()
+                .filter(|(_, member)| member.present())
+                .map(|(user, member)| (user.clone(), Arc::clone(member)))
+                .collect()
+        };
+        Arc::clone(self.roster.get_or_insert_with(build))
+    }
+
+    /// What was sent under this key.
+    pub async fn sent_as(&self, store: &dyn Store, key: &crate::store::RowKey) -> Result<Option<SentAs>> {
+        match self.dedupe.by_key.get(&key.id) {
+            Some(sent) => Ok(Some(*sent)),
+            None if self.dedupe.complete => Ok(None),
+            None => rows::read(store, &self.timeline, key).await,
+        }
+    }
+
+    /// Remembers a send.
+    pub fn remember(&mut self, key: Arc<str>, sent: SentAs) {
+        self.dedupe.remember(key, sent);
+    }
+}
+
+impl Dedupe {
+    fn remember(&mut self, key: Arc<str>, sent: SentAs) {
+        self.order.push_back(Arc::clone(&key));
+        self.by_key.insert(key, sent);
+        if self.order.len() > DEDUPE_IN_MEMORY {
+            self.complete = false;
+            if let Some(oldest) = self.order.pop_front() {
+                self.by_key.remove(&oldest);
+            }
+        }
+    }
+}

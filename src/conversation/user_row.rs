@@ -1,0 +1,121 @@
+//! The one row of user and conversation, kept exact by folding every entry delivered.
+//!
+//! It is at once the recent-contacts list, the read state and the fan-out's idempotence: an entry with
+//! conv_seq <= `delivered` is already in this user's sync timeline. `unread` is a fold over immutable
+//! entries in conv_seq order (rule 8), never a look at what is true by now.
+
+use bytes::Bytes;
+
+use super::entry::{Appended, Kind};
+use super::member::Member;
+use super::ranges::Ranges;
+use crate::protocol::{ConversationSettings, UserId};
+use crate::timeline::codec::{Reader, put_number};
+
+/// State of one conversation for one user.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UserRow {
+    /// Largest conv_seq put into this user's sync timeline.
+    pub delivered: u64,
+    /// Read up to here.
+    pub read_seq: u64,
+    /// Messages of others, visible, above max(read_seq, cleared_up_to), neither deleted nor recalled.
+    pub unread: u64,
+    /// Everything up to here is gone for this user.
+    pub cleared_up_to: u64,
+    /// Time of the newest message delivered; before the first, of the joining. Milliseconds.
+    pub last_at: u64,
+    /// The peer's read_seq this user has been told (direct conversations).
+    pub receipt_seq: u64,
+    /// muted, pinned, hidden.
+    pub settings: SettingsBits,
+    /// Whether there is a row of deleted ranges.
+    pub has_hidden: bool,
+}
+
+/// muted, pinned, hidden.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SettingsBits {
+    /// No sound.
+    pub muted: bool,
+    /// Kept on top.
+    pub pinned: bool,
+    /// Not listed.
+    pub hidden: bool,
+}
+
+impl From<SettingsBits> for ConversationSettings {
+    fn from(bits: SettingsBits) -> Self {
+        Self { muted: bits.muted, pinned: bits.pinned, hidden: bits.hidden }
+    }
+}
+
+impl UserRow {
+    /// The row of somebody to whom nothing was delivered before `first`.
+    pub fn starting_at(first: u64) -> Self {
+        Self { delivered: first.saturating_sub(1), ..Self::default() }
+    }
+
+    /// Messages up to here don't count as unread.
+    pub fn seen_up_to(&self) -> u64 {
+        self.read_seq.max(self.cleared_up_to)
+    }
+
+    /// Takes in the next entry addressed to `user`. `hidden` is what he deleted.
+    pub fn fold(&mut self, user: &UserId, member: &Member, hidden: &Ranges, entry: &Appended) {
+        let header = &entry.header;
+        match header.kind {
+            Kind::Message => {
+                self.last_at = entry.at;
+                let counts = header.by != *user && entry.seq > self.seen_up_to() && !hidden.contains(entry.seq);
+                self.unread += u64::from(counts);
+            }
+            Kind::Recall => {
+                let counted = header.target_sender.as_ref() != Some(user)
+                    && header.target > self.seen_up_to()
+                    && member.covers(header.target)
+                    && !hidden.contains(header.target);
+                self.unread = self.unread.saturating_sub(u64::from(counted));
+            }
+            Kind::Joined if header.subject.as_ref() == Some(user) => self.joined(entry),
+            Kind::Created => self.joined(entry),
+            _ => {}
+        }
+        self.delivered = entry.seq;
+    }
+
+    /// Who joins starts with everything before read (rule 8).
+    fn joined(&mut self, entry: &Appended) {
+        self.read_seq = self.read_seq.max(entry.seq);
+        self.unread = 0;
+        self.last_at = self.last_at.max(entry.at);
+    }
+
+    /// As stored.
+    pub fn store(&self) -> Bytes {
+        let mut out = Vec::with_capacity(40);
+        let SettingsBits { muted, pinned, hidden } = self.settings;
+        out.push(u8::from(muted) | u8::from(pinned) << 1 | u8::from(hidden) << 2 | u8::from(self.has_hidden) << 3);
+        for n in [self.delivered, self.read_seq, self.unread, self.cleared_up_to, self.last_at, self.receipt_seq] {
+            put_number(&mut out, n);
+        }
+        Bytes::from(out)
+    }
+
+    /// From what was stored; `None` when damaged.
+    pub fn load(data: &[u8]) -> Option<Self> {
+        let mut reader = Reader::new(data);
+        let flags = reader.byte()?;
+        let mut number = || reader.number();
+        Some(Self {
+            delivered: number()?,
+            read_seq: number()?,
+            unread: number()?,
+            cleared_up_to: number()?,
+            last_at: number()?,
+            receipt_seq: number()?,
+            settings: SettingsBits { muted: flags & 1 != 0, pinned: flags & 2 != 0, hidden: flags & 4 != 0 },
+            has_hidden: flags & 8 != 0,
+        })
+    }
+}

@@ -1,0 +1,512 @@
+//! Drives a conversation's lane: requests in, one commit for what gathered, answers and deliveries out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::user_lane::{UserItem, UserWork};
+use super::{Answer, Inner, Refusal};
+use crate::conversation::decide::{Desk, NotDecided, changes_membership};
+use crate::conversation::entry::Appended;
+use crate::conversation::member::Member;
+use crate::conversation::state::Conversation;
+use crate::fanout::{Batch, Delivery, Ledger, Progress, read_log};
+use crate::protocol::{ConvId, ErrorCode, Request, UserId};
+use crate::store::{Error, Mark, Span};
+use crate::timeline::{Decided, Draft, Lane, Pushed, commit_until_decided};
+
+/// Requests in one commit. More make the commit longer for the first without making it cheaper.
+const BATCH: usize = 64;
+/// Members up to which the deliveries go into the message's own commit; more go in a task of their
+/// own, so that nobody else's message waits behind them.
+const INLINE_MEMBERS: usize = 512;
+/// Lanes committed in one call by that task.
+const CHUNK: usize = 256;
+/// Pause before a store that could not be read is asked again.
+const PAUSE: Duration = Duration::from_millis(50);
+
+pub(super) type ConversationLane = Lane<ConversationItem, ConversationState>;
+
+/// What is queued in a conversation's lane.
+#[derive(Debug)]
+pub(super) enum ConversationItem {
+    /// A request of a client.
+    Request { caller: UserId, request: Request, reply: oneshot::Sender<Answer> },
+    /// Deliveries have finished: note it down.
+    Settle,
+    /// Finish what a crash left undone (stores that commit together).
+    Recover { done: oneshot::Sender<()> },
+    /// Finish what another node left undone under this mark.
+    TakeOver { mark: Mark, done: oneshot::Sender<()> },
+}
+
+impl ConversationItem {
+    pub(super) fn may_be_refused(&self) -> bool {
+        matches!(self, Self::Request { .. })
+    }
+
+    pub(super) fn refuse(self, code: ErrorCode) {
+        if let Self::Request { reply, .. } = self {
+            let _ = reply.send(Err(Refusal::new(code)));
+        }
+    }
+
+    /// Whether it must be decided in a commit of its own.
+    fn alone(&self) -> bool {
+        match self {
+            Self::Request { request, .. } => changes_membership(request),
+            _ => true,
+        }
+    }
+}
+
+/// What a conversation's lane keeps between commits.
+#[derive(Debug, Default)]
+pub(super) struct ConversationState {
+    /// Dropped after a refusal.
+    conversation: Option<Conversation>,
+    /// What is under way; outlives refusals.
+    pub(super) ledger: Option<Ledger>,
+    /// The mark that stands, and the term it was written under.
+    pub(super) mark: Option<(Mark, u64)>,
+    /// A task waits for deliveries and will push `Settle`.
+    settling: bool,
+}
+
+impl ConversationState {
+    /// What was known of the log is no longer sure.
+    pub(super) fn forget(&mut self) {
+        self.conversation = None;
+    }
+}
+
+/// Answers of a batch, held back until the callers' own timelines have the effect.
+type Answers = Vec<(oneshot::Sender<Answer>, Answer)>;
+
+/// A commit of a conversation with the deliveries that belong to it.
+struct Outgoing {
+    batch: Arc<Batch>,
+    recipients: Vec<(UserId, Arc<Member>)>,
+    /// All deliveries.
+    progress: Arc<Progress>,
+    /// Those to the callers themselves.
+    own: Arc<Progress>,
+    callers: Vec<UserId>,
+}
+
+impl Outgoing {
+    fn delivery(&self, user: &UserId, member: &Arc<Member>) -> Delivery {
+        let mut told = vec![Arc::clone(&self.progress)];
+        if self.callers.contains(user) {
+            told.push(Arc::clone(&self.own));
+        }
+        told.iter().for_each(|progress| progress.add());
+        Delivery { batch: Arc::clone(&self.batch), member: Arc::clone(member), told }
+    }
+}
+
+impl Inner {
+    /// Drives the lane until its queue is empty.
+    pub(super) async fn drive_conversation(self: Arc<Self>, id: ConvId, lane: Arc<ConversationLane>) {
+        while let Some((items, state)) =
+            lane.take(BATCH, |taken, next| !next.alone() && !taken.iter().any(ConversationItem::alone))
+        {
+            let mut state = state.unwrap_or_default();
+            let mut requests = Vec::with_capacity(items.len());
+            for item in items {
+                match item {
+                    ConversationItem::Request { caller, request, reply } => requests.push((caller, request, reply)),
+                    ConversationItem::Settle => {
+                        state.settling = false;
+                        self.settle(&id, &mut state).await;
+                    }
+                    ConversationItem::Recover { done } => self.recover_one(&id, &mut state, done).await,
+                    ConversationItem::TakeOver { mark, done } => self.take_over_one(&id, &mut state, mark, done).await,
+                }
+            }
+            if !requests.is_empty() {
+                self.decide_batch(&id, &mut state, requests).await;
+            }
+            self.watch_ledger(&id, &mut state);
+            lane.put(Some(state));
+        }
+    }
+
+    /// The lane's conversation, read as often as it takes.
+    pub(super) async fn loaded<'a>(&self, id: &ConvId, state: &'a mut ConversationState) -> &'a mut Conversation {
+        if state.conversation.is_none() {
+            let conversation = loop {
+                match Conversation::load(&*self.store, id).await {
+                    Ok(conversation) => break conversation,
+                    Err(error) => self.pause(id, &error).await,
+                }
+            };
+            let head = conversation.head;
+            let complete = if self.store.together() { head.fanned } else { head.position.seq };
+            state.ledger.get_or_insert_with(|| Ledger::new(complete));
+            state.conversation = Some(conversation);
+        }
+        #[expect(clippy::expect_used, reason = "set just above")]
+        state.conversation.as_mut().expect("loaded")
+    }
+
+    pub(super) async fn pause(&self, id: &ConvId, error: &Error) {
+        tracing::warn!(conversation = %id, %error, "conversation waits for the store");
+        tokio::time::sleep(PAUSE).await;
+    }
+
+    /// Decides requests in order, commits what they come to, delivers and answers. After a refusal
+    /// everything is decided anew from the log (rule 2).
+    async fn decide_batch(
+        self: &Arc<Self>,
+        id: &ConvId,
+        state: &mut ConversationState,
+        mut requests: Vec<(UserId, Request, oneshot::Sender<Answer>)>,
+    ) {
+        loop {
+            let conversation = self.loaded(id, state).await;
+            let mut draft = Draft::new(conversation.head, self.clock.now_ms());
+            let mut appended = Vec::new();
+            let mut decisions = Vec::with_capacity(requests.len());
+            for (caller, request, _) in &requests {
+                let mut desk = Desk {
+                    store: &*self.store,
+                    policy: &self.policy,
+                    conversation,
+                    draft: &mut draft,
+                    appended: &mut appended,
+                };
+                match desk.decide(caller, request).await {
+                    Ok(answer) => decisions.push(Ok(answer)),
+                    Err(NotDecided::Refused(refusal)) => decisions.push(Err(refusal)),
+                    Err(NotDecided::Store(error)) => {
+                        self.pause(id, &error).await;
+                        break;
+                    }
+                }
+            }
+            if decisions.len() < requests.len() {
+                // What was drafted is thrown away, and with it the state that already counted on it.
+                state.conversation = None;
+                continue;
+            }
+            let callers = requests.iter().map(|(caller, _, _)| caller.clone()).collect();
+            if draft.is_empty() || self.commit(id, state, draft, appended, callers, &mut requests, &mut decisions).await
+            {
+                let open = requests.drain(..).zip(decisions);
+                open.for_each(|((_, _, reply), answer)| drop(reply.send(answer)));
+                return;
+            }
+            if requests.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Commits a draft with its deliveries. False: refused, decide anew. Answers that must wait for
+    /// the caller's own timeline are taken out of `requests` and sent from a task.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one commit; a struct would only rename them")]
+    async fn commit(
+        self: &Arc<Self>,
+        id: &ConvId,
+        state: &mut ConversationState,
+        draft: Draft,
+        appended: Vec<Appended>,
+        callers: Vec<UserId>,
+        requests: &mut Vec<(UserId, Request, oneshot::Sender<Answer>)>,
+        decisions: &mut Vec<Answer>,
+    ) -> bool {
+        let Some(outgoing) = self.outgoing(state, appended, callers) else { return true };
+        let applied = if self.store.together() {
+            self.commit_together(id, state, draft, &outgoing).await;
+            true
+        } else {
+            self.commit_marked(id, state, draft, &outgoing).await
+        };
+        outgoing.progress.finish();
+        outgoing.own.finish();
+        if applied && !outgoing.own.is_done() {
+            let answers: Answers =
+                requests.drain(..).zip(decisions.drain(..)).map(|((_, _, reply), answer)| (reply, answer)).collect();
+            tokio::spawn(async move {
+                outgoing.own.wait().await;
+                answers.into_iter().for_each(|(reply, answer)| drop(reply.send(answer)));
+            });
+        }
+        applied
+    }
+
+    /// What a commit brings to whom.
+    fn outgoing(
+        &self,
+        state: &mut ConversationState,
+        appended: Vec<Appended>,
+        callers: Vec<UserId>,
+    ) -> Option<Outgoing> {
+        let conversation = state.conversation.as_mut()?;
+        let mode = conversation.mode();
+        let membership = appended.iter().any(|entry| entry.header.subject.is_some());
+        let recipients =
+            if membership { recipients_of(conversation, &appended) } else { conversation.roster().to_vec() };
+        let first = appended.first().map_or(conversation.head.position.seq + 1, |entry| entry.seq);
+        // This process is the only writer of a store that commits together, and earlier deliveries
+        // stand before these in every lane: whatever came before `first` is there.
+        let complete_to = if self.store.together() { first - 1 } else { 0 };
+        let batch = Batch { conversation: conversation.id.clone(), mode, entries: appended, complete_to };
+        Some(Outgoing {
+            batch: Arc::new(batch),
+            recipients,
+            progress: Progress::begin(),
+            own: Progress::begin(),
+            callers,
+        })
+    }
+
+    /// One atomic commit: the conversation's entries and the deliveries to every lane that is free.
+    async fn commit_together(
+        self: &Arc<Self>,
+        id: &ConvId,
+        state: &mut ConversationState,
+        mut draft: Draft,
+        outgoing: &Outgoing,
+    ) {
+        let (mut works, mut busy) = (Vec::new(), Vec::new());
+        let inline = outgoing.recipients.len() <= INLINE_MEMBERS;
+        for (user, member) in &outgoing.recipients {
+            let lane = self.user_lane(user);
+            let taken = if inline || outgoing.callers.contains(user) { lane.try_take() } else { None };
+            match taken {
+                Some(inbox) => {
+                    let mut work = UserWork::new(user.clone(), lane);
+                    work.take_state(inbox, vec![UserItem::Deliver(outgoing.delivery(user, member))]);
+                    works.push(work);
+                }
+                None => busy.push((user, member, lane)),
+            }
+        }
+        self.build_until_read(&mut works).await;
+
+        let Some(conversation) = state.conversation.as_mut() else { return };
+        let head_seq = draft.head_seq();
+        if let Some(ledger) = state.ledger.as_mut() {
+            if busy.is_empty() && ledger.last_open().is_none() {
+                ledger.skip_to(head_seq);
+            } else {
+                ledger.begin(head_seq, Arc::clone(&outgoing.progress));
+            }
+            draft.set_fanned(ledger.complete());
+        }
+        let head = draft.head_after();
+        let mut commits = Vec::with_capacity(works.len() + 1);
+        commits.push(draft.into_commit(conversation.timeline.clone(), self.attempts.next()));
+        commits.extend(works.iter_mut().filter_map(|work| work.take_commit(self.attempts.next())));
+        // From this call on the message stands before anything committed later: lanes that were busy
+        // may get their deliveries now, before it is durable.
+        let committed = commit_until_decided(&self.store, commits);
+        let mut committed = std::pin::pin!(committed);
+        let first_poll = futures::poll!(committed.as_mut());
+        let mut freed = Vec::new();
+        for (user, member, lane) in busy {
+            let item = UserItem::Deliver(outgoing.delivery(user, member));
+            if matches!(lane.push(item, usize::MAX), Ok(Pushed::Drive)) {
+                freed.push(UserWork::new(user.clone(), lane));
+            }
+        }
+        self.drive_in_chunks(freed);
+        let decided = match first_poll {
+            std::task::Poll::Ready(decided) => decided,
+            std::task::Poll::Pending => committed.await,
+        };
+        if decided.iter().any(|outcome| *outcome != Decided::Applied) {
+            // The only writer was refused: its numbers and the store's differ. Nothing is served on.
+            tracing::error!(conversation = %id, "the store refused its only writer; this conversation stops");
+            return std::future::pending().await;
+        }
+        conversation.head = head;
+        let freed = self.finish_works(works);
+        if !freed.is_empty() {
+            tokio::spawn(Arc::clone(self).drive_users(freed));
+        }
+    }
+
+    /// Mark, commit, then deliver (rule 3). False: refused.
+    async fn commit_marked(
+        self: &Arc<Self>,
+        id: &ConvId,
+        state: &mut ConversationState,
+        draft: Draft,
+        outgoing: &Outgoing,
+    ) -> bool {
+        self.ensure_mark(id, state).await;
+        let Some(conversation) = state.conversation.as_mut() else { return false };
+        let (base, head) = (conversation.head.position.seq, draft.head_after());
+        let attempt = self.attempts.next();
+        let commit = draft.into_commit(conversation.timeline.clone(), attempt);
+        let timeline = commit.timeline.clone();
+        let has_entries = !commit.entries.is_empty();
+        let decided = commit_until_decided(&self.store, vec![commit]).await;
+        let ours = match decided.first() {
+            Some(Decided::Applied) => {
+                conversation.head = head;
+                true
+            }
+            Some(Decided::Doubtful(_)) if has_entries => {
+                // Whose was it? The attempt at base + 1 tells; contents do not.
+                state.conversation = None;
+                let span = Span { after: base, up_to: base + 1, limit: 1, max_bytes: usize::MAX, backward: false };
+                loop {
+                    match self.store.entries(&timeline, span).await {
+                        Ok(entries) => break entries.first().is_some_and(|entry| entry.attempt == attempt),
+                        Err(error) => self.pause(id, &error).await,
+                    }
+                }
+            }
+            // Rows alone leave no trace of whose they were: decided anew, they come to the same.
+            _ => {
+                state.conversation = None;
+                false
+            }
+        };
+        if ours {
+            self.send_out(state, outgoing);
+        }
+        ours
+    }
+
+    /// Queues deliveries in every recipient's lane and notes them in the ledger.
+    fn send_out(self: &Arc<Self>, state: &mut ConversationState, outgoing: &Outgoing) {
+        if let (Some(ledger), Some(last)) = (state.ledger.as_mut(), outgoing.batch.entries.last()) {
+            ledger.begin(last.seq, Arc::clone(&outgoing.progress));
+        }
+        let mut freed = Vec::new();
+        for (user, member) in &outgoing.recipients {
+            let lane = self.user_lane(user);
+            let item = UserItem::Deliver(outgoing.delivery(user, member));
+            if matches!(lane.push(item, usize::MAX), Ok(Pushed::Drive)) {
+                freed.push(UserWork::new(user.clone(), lane));
+            }
+        }
+        self.drive_in_chunks(freed);
+    }
+
+    /// Drives lanes in a task of their own, some hundreds a commit.
+    fn drive_in_chunks(self: &Arc<Self>, works: Vec<UserWork>) {
+        if works.is_empty() {
+            return;
+        }
+        let this = Arc::clone(self);
+        tokio::spawn(async move {
+            let mut works = works.into_iter();
+            loop {
+                let chunk: Vec<_> = works.by_ref().take(CHUNK).collect();
+                if chunk.is_empty() {
+                    return;
+                }
+                Arc::clone(&this).drive_users(chunk).await;
+            }
+        });
+    }
+
+    /// Delivers entries (after, head] of the log to all they are addressed to, and waits for it.
+    pub(super) async fn redeliver(self: &Arc<Self>, id: &ConvId, state: &mut ConversationState, after: u64) {
+        let conversation = self.loaded(id, state).await;
+        let head = conversation.head.position.seq;
+        if after >= head {
+            return;
+        }
+        let entries = loop {
+            match read_log(&*self.store, id, after, head).await {
+                Ok(entries) => break entries,
+                Err(error) => self.pause(id, &error).await,
+            }
+        };
+        let recipients = recipients_of(conversation, &entries);
+        let complete_to = if self.store.together() { after } else { 0 };
+        let batch = Batch { conversation: id.clone(), mode: conversation.mode(), entries, complete_to };
+        let outgoing = Outgoing {
+            batch: Arc::new(batch),
+            recipients,
+            progress: Progress::begin(),
+            own: Progress::begin(),
+            callers: Vec::new(),
+        };
+        self.send_out(state, &outgoing);
+        outgoing.progress.finish();
+        outgoing.progress.wait().await;
+    }
+
+    /// Sees to it that the lane comes back when the deliveries under way are done.
+    fn watch_ledger(self: &Arc<Self>, id: &ConvId, state: &mut ConversationState) {
+        let unsettled = self.unsettled(state);
+        let Some(ledger) = state.ledger.as_mut() else { return };
+        let open = ledger.last_open();
+        if state.settling || (open.is_none() && !unsettled) {
+            return;
+        }
+        state.settling = true;
+        let (this, id) = (Arc::clone(self), id.clone());
+        // Holding the lane keeps the sweep from dropping it with the ledger inside.
+        let lane = self.conversation_lane(&id);
+        tokio::spawn(async move {
+            if let Some(progress) = open {
+                progress.wait().await;
+            }
+            this.push_conversation(&id, ConversationItem::Settle);
+            drop(lane);
+        });
+    }
+
+    /// Whether something is to be noted down once nothing is under way.
+    fn unsettled(&self, state: &mut ConversationState) -> bool {
+        if !self.store.together() {
+            return state.mark.is_some();
+        }
+        match (&state.conversation, &mut state.ledger) {
+            (Some(conversation), Some(ledger)) => ledger.complete() > conversation.head.fanned,
+            _ => false,
+        }
+    }
+
+    /// Notes down how far fan-out is complete: `fanned`, or the mark deleted. Runs in the lane, so no
+    /// append is between its mark check and its decision.
+    async fn settle(self: &Arc<Self>, id: &ConvId, state: &mut ConversationState) {
+        let idle = state.ledger.as_mut().is_none_or(|ledger| ledger.last_open().is_none());
+        if !self.store.together() {
+            if idle && let Some((mark, _)) = state.mark.take() {
+                // Unknown outcomes may leave it: somebody will find it, and nothing to do.
+                let _ = self.store.delete_mark(mark).await;
+            }
+            return;
+        }
+        let complete = state.ledger.as_mut().map_or(0, Ledger::complete);
+        let conversation = self.loaded(id, state).await;
+        let mut draft = Draft::new(conversation.head, self.clock.now_ms());
+        draft.set_fanned(complete);
+        if !draft.is_empty() {
+            conversation.head = draft.head_after();
+            let commit = draft.into_commit(conversation.timeline.clone(), self.attempts.next());
+            commit_until_decided(&self.store, vec![commit]).await;
+        }
+    }
+
+    async fn recover_one(self: &Arc<Self>, id: &ConvId, state: &mut ConversationState, done: oneshot::Sender<()>) {
+        let fanned = self.loaded(id, state).await.head.fanned;
+        self.redeliver(id, state, fanned).await;
+        self.settle(id, state).await;
+        let _ = done.send(());
+    }
+}
+
+/// Everybody to whom any of the entries is addressed, or who is handed over what he missed.
+fn recipients_of(conversation: &Conversation, entries: &[Appended]) -> Vec<(UserId, Arc<Member>)> {
+    let mode = conversation.mode();
+    let addressed = |member: &Member| {
+        entries.iter().any(|entry| member.addressed(entry.seq, entry.header.kind, entry.header.target, mode))
+    };
+    conversation
+        .everyone()
+        .filter(|(_, member)| addressed(member))
+        .map(|(user, member)| (user.clone(), Arc::clone(member)))
+        .collect()
+}

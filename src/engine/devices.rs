@@ -1,0 +1,117 @@
+//! Devices of a user: registered at hello, listed, forgotten. Rows of his own timeline.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::user_lane::{UserItem, ok_seq};
+use super::{Answer, Caller, Inner, Refusal, wait_for};
+use crate::conversation::inbox::Inbox;
+use crate::conversation::rows::{self, Device};
+use crate::protocol::{AnswerBody, ClientInfo, CloseCode, DeviceId, DeviceInfo, ErrorCode, UserId};
+use crate::store::{Result, Section, TimelineId};
+use crate::timeline::Draft;
+
+/// `last_seen_at` is written again at a hello only when it is older than this.
+const SEEN_STEP_MS: u64 = 60 * 60 * 1000;
+/// More devices than anybody is allowed.
+const MANY: usize = 10_000;
+
+impl Inner {
+    /// Registers a device that says hello.
+    pub(super) async fn register(
+        self: &Arc<Self>,
+        caller: &Caller,
+        client: Option<ClientInfo>,
+    ) -> std::result::Result<(), Refusal> {
+        let timeline = TimelineId::User(caller.user.clone());
+        // Mostly it is known, was here lately and says the same: nothing to write.
+        if let Ok(Some(known)) = rows::read::<Device>(&*self.store, &timeline, &rows::device_key(&caller.device)).await
+            && !self.is_stale(&known, client.as_ref())
+        {
+            return Ok(());
+        }
+        let (reply, answer) = oneshot::channel();
+        self.push_user(&caller.user, UserItem::Hello { device: caller.device.clone(), client, reply });
+        wait_for(answer).await.map(drop)
+    }
+
+    fn is_stale(&self, known: &Device, client: Option<&ClientInfo>) -> bool {
+        known.client.as_ref() != client || known.last_seen_at + SEEN_STEP_MS < self.clock.now_ms()
+    }
+
+    pub(super) async fn register_device(
+        &self,
+        inbox: &mut Inbox,
+        draft: &mut Draft,
+        device: &DeviceId,
+        client: Option<&ClientInfo>,
+    ) -> Result<Answer> {
+        let key = rows::device_key(device);
+        let known: Option<Device> = rows::read(&*self.store, &inbox.timeline, &key).await?;
+        if known.is_none() && draft.pending_row(&key).is_none() {
+            let registered = self.store.rows(&inbox.timeline, Section::Device, None, u64::MAX, MANY).await?;
+            let joining = draft.pending_rows(Section::Device);
+            if registered.len() + joining >= self.policy.max_devices {
+                return Ok(Err(Refusal::new(ErrorCode::TooManyConnections)));
+            }
+        }
+        let acked = known.map_or(0, |known| known.acked);
+        let device = Device { acked, last_seen_at: self.clock.now_ms(), client: client.cloned() };
+        draft.row(key, Some(rows::pack(&device)), None);
+        Ok(Ok(ok_seq(draft.head_seq())))
+    }
+
+    pub(super) async fn note_goodbye(
+        &self,
+        inbox: &Inbox,
+        draft: &mut Draft,
+        device: &DeviceId,
+        acked: u64,
+    ) -> Result<()> {
+        let key = rows::device_key(device);
+        let known: Option<Device> = rows::read(&*self.store, &inbox.timeline, &key).await?;
+        // One that was logged out meanwhile stays forgotten.
+        if let Some(known) = known.filter(|_| draft.pending_row(&key).is_none_or(|row| row.is_some())) {
+            let acked = known.acked.max(acked);
+            let device = Device { acked, last_seen_at: self.clock.now_ms(), client: known.client };
+            draft.row(key, Some(rows::pack(&device)), None);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn forget_device(&self, inbox: &Inbox, draft: &mut Draft, device: &DeviceId) -> Result<Answer> {
+        let key = rows::device_key(device);
+        if self.store.row(&inbox.timeline, &key).await?.is_some() {
+            draft.row(key, None, None);
+        }
+        self.hub.close(&inbox.user, device, CloseCode::Revoked);
+        Ok(Ok(ok_seq(draft.head_seq())))
+    }
+
+    pub(super) async fn devices(&self, caller: &Caller) -> Answer {
+        match self.list_devices(&caller.user).await {
+            Ok(devices) => Ok(AnswerBody::Devices { devices }),
+            Err(error) => Err(super::unavailable(&error)),
+        }
+    }
+
+    async fn list_devices(&self, user: &UserId) -> Result<Vec<DeviceInfo>> {
+        let timeline = TimelineId::User(user.clone());
+        let found = self.store.rows(&timeline, Section::Device, None, u64::MAX, MANY).await?;
+        let mut devices = Vec::with_capacity(found.len());
+        for (key, value) in &found {
+            let Ok(device_id) = DeviceId::parse(&key.id) else { continue };
+            let known: Device = rows::unpack(&timeline, key, value)?;
+            let acked = self.hub.acked(user, &device_id);
+            devices.push(DeviceInfo {
+                connected: self.hub.is_connected(user, &device_id),
+                acked_seq: acked.unwrap_or(known.acked),
+                last_seen_at: if acked.is_some() { self.clock.now_ms() } else { known.last_seen_at },
+                client: known.client,
+                device_id,
+            });
+        }
+        Ok(devices)
+    }
+}

@@ -1,0 +1,339 @@
+//! Drives users' lanes: deliveries and the users' own requests, many lanes in one commit call.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::{Answer, Inner, Refusal};
+use crate::conversation::decide::NotDecided;
+use crate::conversation::inbox::Inbox;
+use crate::conversation::own::{OwnDesk, Receipt};
+use crate::fanout::{Delivery, deliver};
+use crate::hub::Live;
+use crate::protocol::{AnswerBody, ClientInfo, DeviceId, ErrorCode, Request, UserId};
+use crate::store::{Attempt, Commit, Head, Result};
+use crate::timeline::{Decided, Draft, Lane, commit_until_decided};
+
+/// Items of one lane in one commit.
+const BATCH: usize = 256;
+/// Pause before a store that could not be read is asked again.
+const PAUSE: Duration = Duration::from_millis(50);
+
+pub(super) type UserLane = Lane<UserItem, Inbox>;
+
+/// What is queued in a user's lane.
+#[derive(Debug)]
+pub(super) enum UserItem {
+    /// Entries of a conversation for this user.
+    Deliver(Delivery),
+    /// A request about what is his own. `receipted`: the peer has been told before.
+    Request { request: Request, reply: oneshot::Sender<Answer>, receipted: bool },
+    /// The peer of a direct conversation has read.
+    Receipt { receipt: Receipt, done: oneshot::Sender<()> },
+    /// A device says hello.
+    Hello { device: DeviceId, client: Option<ClientInfo>, reply: oneshot::Sender<Answer> },
+    /// A device is gone.
+    Goodbye { device: DeviceId, acked: u64 },
+    /// Entries have become too old: raise the floor.
+    Expire { done: oneshot::Sender<()> },
+}
+
+impl UserItem {
+    pub(super) fn may_be_refused(&self) -> bool {
+        matches!(self, Self::Request { receipted: false, .. } | Self::Hello { .. })
+    }
+
+    pub(super) fn refuse(self, code: ErrorCode) {
+        if let Self::Request { reply, .. } | Self::Hello { reply, .. } = self {
+            let _ = reply.send(Err(Refusal::new(code)));
+        }
+    }
+}
+
+/// A lane being driven, with what it is working on.
+#[derive(Debug)]
+pub(super) struct UserWork {
+    user: UserId,
+    lane: Arc<UserLane>,
+    items: Vec<UserItem>,
+    inbox: Option<Inbox>,
+    draft: Option<Draft>,
+    /// Head once the draft is applied.
+    head: Head,
+    live: Vec<Live>,
+    /// Decided answers by index of the item.
+    answers: Vec<(usize, Answer)>,
+    /// Reads that owe a receipt first, by index of the item.
+    owing: Vec<(usize, Receipt)>,
+}
+
+impl UserWork {
+    /// A lane the caller drives.
+    pub(super) fn new(user: UserId, lane: Arc<UserLane>) -> Self {
+        Self {
+            user,
+            lane,
+            items: Vec::new(),
+            inbox: None,
+            draft: None,
+            head: Head::default(),
+            live: Vec::new(),
+            answers: Vec::new(),
+            owing: Vec::new(),
+        }
+    }
+
+    /// What to work on, and the state that was in the lane.
+    pub(super) fn take_state(&mut self, inbox: Option<Inbox>, items: Vec<UserItem>) {
+        self.inbox = inbox;
+        self.items = items;
+    }
+
+    /// The commit, if there is anything to commit.
+    pub(super) fn take_commit(&mut self, attempt: Attempt) -> Option<Commit> {
+        let draft = self.draft.take().filter(|draft| !draft.is_empty())?;
+        let inbox = self.inbox.as_ref()?;
+        Some(draft.into_commit(inbox.timeline.clone(), attempt))
+    }
+}
+
+impl Inner {
+    /// Drives lanes together until all their queues are empty.
+    pub(super) async fn drive_users(self: Arc<Self>, mut works: Vec<UserWork>) {
+        loop {
+            works.retain_mut(|work| {
+                if !work.items.is_empty() {
+                    return true;
+                }
+                match work.lane.take(BATCH, |_, _| true) {
+                    Some((items, inbox)) => {
+                        work.take_state(inbox, items);
+                        true
+                    }
+                    None => false,
+                }
+            });
+            if works.is_empty() {
+                return;
+            }
+            self.build_until_read(&mut works).await;
+            works = self.commit_works(works).await;
+        }
+    }
+
+    /// Commits what was built and finishes what was applied; what was refused keeps its items and is
+    /// built anew from the store (rule 2).
+    async fn commit_works(self: &Arc<Self>, mut works: Vec<UserWork>) -> Vec<UserWork> {
+        let (mut commits, mut committing) = (Vec::new(), Vec::new());
+        for (index, work) in works.iter_mut().enumerate() {
+            if let Some(commit) = work.take_commit(self.attempts.next()) {
+                commits.push(commit);
+                committing.push(index);
+            }
+        }
+        let mut refused = vec![false; works.len()];
+        if !commits.is_empty() {
+            let decided = commit_until_decided(&self.store, commits).await;
+            for (index, outcome) in committing.into_iter().zip(decided) {
+                // A user's lane never asks whose it was: reloaded and redone, its rows make it once.
+                if let Some(flag) = refused.get_mut(index) {
+                    *flag = outcome != Decided::Applied;
+                }
+            }
+        }
+        let (mut again, mut done) = (Vec::new(), Vec::new());
+        for (mut work, refused) in works.into_iter().zip(refused) {
+            if refused {
+                work.inbox = None;
+                again.push(work);
+            } else {
+                done.push(work);
+            }
+        }
+        again.extend(self.finish_works(done));
+        again
+    }
+
+    /// Builds every work's draft, as often as it takes to read what is needed.
+    pub(super) async fn build_until_read(&self, works: &mut [UserWork]) {
+        for work in works {
+            while let Err(error) = self.build(work).await {
+                tracing::warn!(user = %work.user, %error, "user lane waits for the store");
+                work.inbox = None;
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    async fn build(&self, work: &mut UserWork) -> Result<()> {
+        let inbox = match &mut work.inbox {
+            Some(inbox) => inbox,
+            none => none.insert(Inbox::load(&*self.store, &work.user).await?),
+        };
+        let mut draft = Draft::new(inbox.head, self.clock.now_ms());
+        work.live.clear();
+        work.answers.clear();
+        work.owing.clear();
+        let mut build = Build { inner: self, inbox, draft: &mut draft, live: &mut work.live };
+        for (index, item) in work.items.iter().enumerate() {
+            match build.item(item).await? {
+                Built::Silent => {}
+                Built::Answer(answer) => work.answers.push((index, answer)),
+                Built::Owes(receipt) => work.owing.push((index, receipt)),
+            }
+        }
+        draft.raise_floor(draft.head_seq().saturating_sub(self.policy.sync_max_entries));
+        work.head = draft.head_after();
+        work.draft = Some(draft);
+        Ok(())
+    }
+
+    /// After the commit: pushes, answers, frees lanes; gives back those whose queue has filled.
+    pub(super) fn finish_works(self: &Arc<Self>, works: Vec<UserWork>) -> Vec<UserWork> {
+        let mut again = Vec::new();
+        for mut work in works {
+            if let Some(inbox) = work.inbox.as_mut() {
+                inbox.head = work.head;
+            }
+            if !work.live.is_empty() {
+                self.hub.push(&work.user, &work.live);
+            }
+            self.finish_items(&mut work);
+            if work.lane.put_and_release(work.inbox.take()) {
+                again.push(work);
+            }
+        }
+        again
+    }
+
+    fn finish_items(self: &Arc<Self>, work: &mut UserWork) {
+        let mut answers = std::mem::take(&mut work.answers).into_iter().peekable();
+        let mut owing = std::mem::take(&mut work.owing).into_iter().peekable();
+        for (index, item) in std::mem::take(&mut work.items).into_iter().enumerate() {
+            let answer = answers.next_if(|(at, _)| *at == index).map(|(_, answer)| answer);
+            let receipt = owing.next_if(|(at, _)| *at == index).map(|(_, receipt)| receipt);
+            match item {
+                UserItem::Deliver(delivery) => delivery.told.iter().for_each(|progress| progress.finish()),
+                UserItem::Request { request, reply, .. } => match (answer, receipt) {
+                    (Some(answer), _) => drop(reply.send(answer)),
+                    (None, Some(receipt)) => self.receipt_first(work.user.clone(), receipt, request, reply),
+                    (None, None) => {}
+                },
+                UserItem::Hello { reply, .. } => drop(answer.map(|answer| reply.send(answer))),
+                UserItem::Receipt { done, .. } | UserItem::Expire { done } => drop(done.send(())),
+                UserItem::Goodbye { .. } => {}
+            }
+        }
+    }
+
+    /// The peer's timeline first, then the reader's own: a crash in between loses no receipt.
+    fn receipt_first(
+        self: &Arc<Self>,
+        reader: UserId,
+        receipt: Receipt,
+        request: Request,
+        reply: oneshot::Sender<Answer>,
+    ) {
+        let this = Arc::clone(self);
+        tokio::spawn(async move {
+            let (done, told) = oneshot::channel();
+            let peer = receipt.peer.clone();
+            this.push_user(&peer, UserItem::Receipt { receipt, done });
+            let _ = told.await;
+            this.push_user(&reader, UserItem::Request { request, reply, receipted: true });
+        });
+    }
+
+    /// Raises the floor of a timeline with entries that are too old.
+    pub(super) async fn expire(self: &Arc<Self>, user: &UserId) {
+        let (done, wait) = oneshot::channel();
+        self.push_user(user, UserItem::Expire { done });
+        let _ = wait.await;
+    }
+}
+
+/// What an item came to.
+enum Built {
+    /// Nothing to answer.
+    Silent,
+    Answer(Answer),
+    /// A receipt must be durable first; the item comes back after it.
+    Owes(Receipt),
+}
+
+/// One lane's draft in the making.
+struct Build<'a> {
+    inner: &'a Inner,
+    inbox: &'a mut Inbox,
+    draft: &'a mut Draft,
+    live: &'a mut Vec<Live>,
+}
+
+impl Build<'_> {
+    async fn item(&mut self, item: &UserItem) -> Result<Built> {
+        match item {
+            UserItem::Deliver(delivery) => {
+                deliver(&*self.inner.store, self.inbox, self.draft, delivery, self.live).await?;
+                Ok(Built::Silent)
+            }
+            UserItem::Request { request: Request::Logout { device_id }, .. } => {
+                self.inner.forget_device(self.inbox, self.draft, device_id).await.map(Built::Answer)
+            }
+            UserItem::Request { request, receipted, .. } => self.own(request, *receipted).await,
+            UserItem::Receipt { receipt, .. } => {
+                let result = self.desk(async |desk| desk.receipt(receipt).await).await?;
+                debug_assert!(result.is_ok(), "a receipt is never refused");
+                Ok(Built::Silent)
+            }
+            UserItem::Hello { device, client, .. } => {
+                self.inner.register_device(self.inbox, self.draft, device, client.as_ref()).await.map(Built::Answer)
+            }
+            UserItem::Goodbye { device, acked } => {
+                self.inner.note_goodbye(self.inbox, self.draft, device, *acked).await?;
+                Ok(Built::Silent)
+            }
+            UserItem::Expire { .. } => {
+                let floor = self.inner.floor_by_age(&self.inbox.timeline, self.inbox.head).await?;
+                self.draft.raise_floor(floor);
+                Ok(Built::Silent)
+            }
+        }
+    }
+
+    async fn own(&mut self, request: &Request, receipted: bool) -> Result<Built> {
+        if let (Request::Read { conv_id, read_seq }, false) = (request, receipted)
+            && conv_id.is_direct()
+        {
+            match self.desk(async |desk| desk.receipt_due(conv_id, *read_seq).await).await? {
+                Ok(Some(receipt)) => return Ok(Built::Owes(receipt)),
+                Ok(None) => {}
+                Err(refusal) => return Ok(Built::Answer(Err(refusal))),
+            }
+        }
+        self.desk(async |desk| desk.decide(request).await).await.map(Built::Answer)
+    }
+
+    /// Runs a decision of the user's own, and turns what it appended into pushes.
+    async fn desk<T>(
+        &mut self,
+        decide: impl AsyncFnOnce(&mut OwnDesk<'_>) -> std::result::Result<T, NotDecided>,
+    ) -> Result<std::result::Result<T, Refusal>> {
+        let mut appended = Vec::new();
+        let mut desk =
+            OwnDesk { store: &*self.inner.store, inbox: self.inbox, draft: self.draft, appended: &mut appended };
+        let decided = decide(&mut desk).await;
+        let live = appended.into_iter().map(|(seq, text)| Live { seq, text: Some(text), changes_earlier: true });
+        self.live.extend(live);
+        match decided {
+            Ok(value) => Ok(Ok(value)),
+            Err(NotDecided::Refused(refusal)) => Ok(Err(refusal)),
+            Err(NotDecided::Store(error)) => Err(error),
+        }
+    }
+}
+
+/// `ok` with the head of the user's timeline.
+pub(super) fn ok_seq(seq: u64) -> AnswerBody {
+    AnswerBody::Ok { conv_id: None, conv_seq: None, seq: Some(seq) }
+}

@@ -1,0 +1,95 @@
+//! Sends commits until each is decided.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::store::{Attempt, Commit, Head, Outcome, Store};
+
+/// How a commit ended once its outcome is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decided {
+    /// Applied.
+    Applied,
+    /// Refused, and never was in doubt: nothing of it is there.
+    Refused(Head),
+    /// Refused after an unknown try: the first try may have been the one that moved the head. Whose
+    /// it was tells the attempt stored at the expected position + 1.
+    Doubtful(Head),
+}
+
+/// First pause before an undecided commit is sent again; doubled up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Gives attempt ids that no other process or moment gives.
+#[derive(Debug)]
+pub struct Attempts {
+    incarnation: u64,
+    next: AtomicU64,
+}
+
+impl Attempts {
+    /// `incarnation`: never used before with this store.
+    pub fn new(incarnation: u64) -> Self {
+        Self { incarnation, next: AtomicU64::new(1) }
+    }
+
+    /// The next one.
+    pub fn next(&self) -> Attempt {
+        let count = self.next.fetch_add(1, Ordering::Relaxed);
+        Attempt((u128::from(self.incarnation) << 64) | u128::from(count))
+    }
+
+    /// The incarnation.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+}
+
+/// Commits, and sends what came back unknown again, the same batch under the same condition, until
+/// every commit is decided. Never renumbers: a request timed out may still run (design, section 2).
+/// Takes as long as the store is away; callers that owe somebody an answer bound their own waiting.
+pub async fn commit_until_decided(store: &Arc<dyn Store>, commits: Vec<Commit>) -> Vec<Decided> {
+    if store.together() {
+        // Atomic, and unknown only when the store has stopped for good: nothing can be decided then.
+        let outcomes = store.commit(commits).await;
+        if outcomes.contains(&Outcome::Unknown) {
+            return std::future::pending().await;
+        }
+        return outcomes.into_iter().map(|outcome| decided(outcome, false)).collect();
+    }
+    let mut results: Vec<Option<Decided>> = vec![None; commits.len()];
+    let mut open: Vec<(usize, Commit)> = commits.into_iter().enumerate().collect();
+    let mut pause = None;
+    loop {
+        let outcomes = store.commit(open.iter().map(|(_, commit)| commit.clone()).collect()).await;
+        let again = pause.is_some();
+        let mut unknown = Vec::new();
+        for ((index, commit), outcome) in open.into_iter().zip(outcomes) {
+            match outcome {
+                Outcome::Unknown => unknown.push((index, commit)),
+                known => {
+                    if let Some(slot) = results.get_mut(index) {
+                        *slot = Some(decided(known, again));
+                    }
+                }
+            }
+        }
+        if unknown.is_empty() {
+            return results.into_iter().flatten().collect();
+        }
+        open = unknown;
+        let wait = pause.map_or(FIRST_PAUSE, |last: Duration| (last * 2).min(LONGEST_PAUSE));
+        pause = Some(wait);
+        tokio::time::sleep(wait).await;
+    }
+}
+
+fn decided(outcome: Outcome, was_unknown: bool) -> Decided {
+    match outcome {
+        Outcome::Applied | Outcome::Unknown => Decided::Applied,
+        Outcome::Conflict(head) if was_unknown => Decided::Doubtful(head),
+        Outcome::Conflict(head) => Decided::Refused(head),
+    }
+}
