@@ -160,6 +160,7 @@ impl ConversationState {
             self.left_seq = row.left_seq;
             if self.left_seq.is_some() {
                 self.members = None;
+                self.attributes = None;
             }
         }
         if row.large && !self.large {
