@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client_support::{Faults, Shim, serve};
-use everline::client::state::View;
+use everline::client::state::{ConversationView, View};
 use everline::client::{Client, ConnectionState, Event, Events, MemoryCache, Options, Preload, To};
 use everline::config::{Clock, Policy};
 use everline::engine::{Caller, Engine};
@@ -176,18 +176,17 @@ impl World {
 
     /// Waits until a device has applied everything and says so; counts what it tells of resets.
     async fn caught_up(&mut self, device: &mut Device) {
-        let head = loop {
-            let before = self.shim.engine.standing(&user("alice")).await.unwrap().head;
-            tokio::task::yield_now().await;
-            if before == self.shim.engine.standing(&user("alice")).await.unwrap().head {
-                break before;
-            }
-        };
+        let mut head = 0;
+        let engine = self.shim.engine.clone();
         let (client, events) = device.running.as_mut().unwrap();
         let wait = async {
             loop {
-                let seen = client.look(|state| state.seq()).await.expect("runs");
-                if seen == head && client.status() == ConnectionState::Live {
+                head = engine.standing(&user("alice")).await.unwrap().head;
+                let (seen, stale) = client
+                    .look(|state| (state.seq(), state.conversations.values().any(|held| held.is_stale())))
+                    .await
+                    .expect("runs");
+                if seen == head && !stale && client.status() == ConnectionState::Live {
                     return;
                 }
                 let next = tokio::time::timeout(Duration::from_millis(20), events.next()).await;
@@ -232,6 +231,19 @@ impl World {
     }
 }
 
+fn differences(a: &ConversationView, b: &ConversationView) -> String {
+    let mut out = String::new();
+    let seqs: BTreeSet<_> = a.messages.keys().chain(b.messages.keys()).collect();
+    for seq in seqs {
+        let (a, b) = (a.messages.get(seq), b.messages.get(seq));
+        if a != b {
+            out += &format!("{seq}: {a:?}\n   {b:?}\n");
+        }
+    }
+    let rest = |view: &ConversationView| ConversationView { messages: Default::default(), ..view.clone() };
+    out + &format!("{:?}\n{:?}", rest(a), rest(b))
+}
+
 /// A recall after one has left is told to nobody who has left: only one who asks again sees a stub.
 fn same(one: &View, other: &View) -> Result<(), String> {
     let ids: BTreeSet<_> = one.conversations.keys().chain(other.conversations.keys()).collect();
@@ -240,10 +252,14 @@ fn same(one: &View, other: &View) -> Result<(), String> {
             return Err(format!("{id} is missing on one side"));
         };
         let (mut a, mut b) = (a.clone(), b.clone());
+        // `created` does not tell who the owner is (the server sorts the members).
+        for role in [&mut a, &mut b].into_iter().filter_map(|view| view.members.as_mut()).flat_map(|m| m.values_mut()) {
+            *role = if *role == Role::Owner { Role::Member } else { *role };
+        }
         if a.left && b.left {
             let seqs: Vec<u64> = a.messages.keys().copied().collect();
             for seq in seqs {
-                let gone = |view: &everline::client::state::ConversationView| {
+                let gone = |view: &ConversationView| {
                     view.messages.get(&seq).is_some_and(|message| message.body.is_none())
                 };
                 if gone(&a) || gone(&b) {
@@ -256,10 +272,19 @@ fn same(one: &View, other: &View) -> Result<(), String> {
             }
         }
         if a != b {
-            return Err(format!("{id}\n{a:#?}\n{b:#?}"));
+            return Err(format!("{id}\n{}", differences(&a, &b)));
         }
     }
     Ok(())
+}
+
+async fn all_sent(device: &Device) {
+    let empty = async {
+        while !device.client().outbox().await.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, empty).await.expect("the outbox gets empty");
 }
 
 async fn run(seed: u64) -> u32 {
@@ -301,15 +326,19 @@ async fn run(seed: u64) -> u32 {
         }
         world.shim.faults.set(0, 50, 50, 30);
         world.caught_up(&mut flaky).await;
-        let outbox_empty = async {
-            while !flaky.client().outbox().await.is_empty() {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(DEADLINE, outbox_empty).await.expect("the outbox gets empty");
+        all_sent(&flaky).await;
         let expected = world.view(&mut steady).await;
         let got = world.view(&mut flaky).await;
-        same(&expected, &got).unwrap_or_else(|error| panic!("seed {seed} round {round}: {error}"));
+        if let Err(error) = same(&expected, &got) {
+            let state = flaky.client().state().await.unwrap();
+            let conv_id = ConvId::parse(error.split('\n').next().unwrap()).unwrap();
+            let held = state.conversations.get(&conv_id).map(|held| everline::client::state::ConversationState {
+                messages: Default::default(),
+                changes: Default::default(),
+                ..held.clone()
+            });
+            panic!("seed {seed} round {round}: {error}\n{held:?}");
+        }
         world.check_unread(&expected).await;
     }
     let mut fresh = Device::new("fresh", 7);
@@ -317,6 +346,7 @@ async fn run(seed: u64) -> u32 {
     world.shim.faults.set(0, 0, 0, 0);
     flaky.start(&world.url);
     world.caught_up(&mut flaky).await;
+    all_sent(&flaky).await;
     let expected = world.view(&mut steady).await;
     for device in [&mut flaky, &mut fresh] {
         let got = world.view(device).await;
