@@ -1,6 +1,8 @@
 //! Everline: a timeline-model sync service over WebSocket.
 pub mod client;
 #[cfg(feature = "server")]
+pub mod auth;
+#[cfg(feature = "server")]
 pub mod config;
 #[cfg(feature = "server")]
 pub mod conversation;
@@ -11,6 +13,10 @@ pub mod fanout;
 #[cfg(feature = "server")]
 pub mod hub;
 pub mod protocol;
+#[cfg(feature = "server")]
+pub mod server;
+#[cfg(feature = "server")]
+pub mod session;
 #[cfg(feature = "server")]
 pub mod store;
 #[cfg(feature = "server")]

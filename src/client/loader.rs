@@ -109,6 +109,15 @@ impl Loader {
         None
     }
 
+    /// Whether messages or changes are known to be missing that will be asked for.
+    pub(super) fn is_behind(&self, state: &State) -> bool {
+        let missing = |conv_id: &ConvId| {
+            let held = state.conversations.get(conv_id);
+            held.is_some_and(|held| held.stale.gap.is_some() || held.stale.changes.is_some())
+        };
+        self.queue.iter().chain(&self.busy).any(missing)
+    }
+
     fn next_page(&mut self, state: &State) -> (Request, Job) {
         let asked_at = state.seq();
         let list = self.list.get_or_insert(ListRun { began_at: asked_at, page: None });

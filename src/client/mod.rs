@@ -41,8 +41,10 @@
 //!
 //! # States
 //! `Connecting` -> `Syncing` -> `Live`, and `Disconnected` between connections. `Live` is said only
-//! while the last frame applied reached the head, no gap is open, no reset or first load is unfinished,
-//! and something was heard within two heartbeats (and 5 s).
+//! while the last frame applied reached the head, no gap is open (none of a large conversation's log
+//! either), no reset or first load is unfinished, and something was heard within two heartbeats (and 5 s). Older pages, titles
+//! and members of a conversation just joined may still be on their way then:
+//! [`state::ConversationState::is_stale`] says so.
 //!
 //! # Order and repetition
 //! Messages of one conversation go one at a time, so that none overtakes another that has to be

@@ -276,7 +276,8 @@ impl<'a> Session<'a> {
 
     pub(super) fn publish(&mut self) {
         let current = self.at_head && !self.asks_sync && self.ask_sync_at.is_none();
-        let live = current && self.core.state.loading == Loading::No;
+        let complete = self.core.state.loading == Loading::No && !self.loader.is_behind(&self.core.state);
+        let live = current && complete;
         self.core.publish(if live { ConnectionState::Live } else { ConnectionState::Syncing });
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use super::apply::{notify, set_member};
 use super::changes::{Edit, NewReaction};
-use super::{ConversationState, Loading, Older, State};
+use super::{ConversationState, Loading, Older, Preload, State};
 use crate::protocol::{
     ConvId, ConversationSummary, EditChange, Event, HistoryEntry, HistoryFrom, MemberInfo, Range, ReactionChange,
     RecallChange,
@@ -113,8 +113,11 @@ pub fn apply_conversations(state: &mut State, rows: &[ConversationSummary], aske
         if loading != Loading::No || held.stale.row.is_some() {
             held.preload(preload, seq);
         }
-        if row.left_seq.is_some() {
+        if held.left_seq.is_some() {
             held.stale.members = false;
+        } else if matches!(preload, Preload::History(_)) && !held.large && !row.conv_id.is_direct() {
+            // A new stay that the reset hid.
+            held.stale.members |= held.members.is_none();
         }
         if held.stale.row.is_some_and(|marked| marked <= asked_at) || !known {
             held.stale.row = None;
@@ -160,6 +163,7 @@ impl ConversationState {
             self.left_seq = row.left_seq;
             if self.left_seq.is_some() {
                 self.members = None;
+                self.attributes = None;
             }
         }
         if row.large && !self.large {

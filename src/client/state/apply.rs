@@ -227,6 +227,7 @@ impl ConversationState {
     fn leave(&mut self, conv_seq: u64) {
         self.left_seq = Some(conv_seq);
         self.members = None;
+        self.attributes = None;
         self.stale.members = false;
         self.stale.member_changes.clear();
     }
@@ -246,6 +247,7 @@ impl ConversationState {
             ConversationChange::Created { members, title, attributes } => {
                 self.known.info = conv_seq;
                 self.known.membership = self.known.membership.max(conv_seq);
+                self.read_seq = self.read_seq.max(conv_seq);
                 self.title.clone_from(title);
                 self.attributes.clone_from(attributes);
                 let role = |index| if index == 0 { Role::Owner } else { Role::Member };

@@ -108,7 +108,7 @@ pub struct ConversationState {
     pub peer_read_seq: u64,
     /// Title, when known.
     pub title: Option<String>,
-    /// Attributes, when known.
+    /// Attributes, when known and while a member.
     pub attributes: Option<Body>,
     /// This user's own settings.
     pub settings: ConversationSettings,
