@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use clap::{ArgMatches, Command};
-use everline::config::{Clock, Options, Settings, StoreChoice, options};
+use everline::config::{Clock, Options, Settings, options};
 use everline::server::{self, Handle, Parts, Server};
-use everline::store::Store;
-use everline::store::sim::{Faults, Sim, SimOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::open_store::open;
 use super::{Failure, settings, start_logging};
 
 pub(super) fn command() -> Command {
@@ -26,17 +25,24 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     // Before anything is opened: a signal during the start must not be missed.
     let mut signals = Signals::new().map_err(Failure::failed)?;
     let clock = Clock::system();
-    let store = open_store(settings, &clock)?;
+    let opened = open(&settings.store, &clock)?;
+    let store = Arc::clone(&opened.store);
     let parts = Parts::assemble(settings, store, clock, rand::random()).await.map_err(start_failure)?;
     let listener = server::bind(&settings.listen).await.map_err(start_failure)?;
     let server = Server::start(settings, parts, listener).await.map_err(start_failure)?;
     announce(&server, settings);
-    signals.next().await;
+    tokio::select! {
+        biased;
+        // Nothing may be acked any more, and nothing can be mended from within.
+        why = opened.failed() => return Err(Failure::Failed(format!("the store has failed: {why}"))),
+        () = signals.next() => {}
+    }
     tokio::select! {
         biased;
         // Whoever asks twice does not want to wait.
         () = signals.next() => Err(Failure::Failed("stopped at once".to_owned())),
         finished = server.stop() => {
+            opened.close();
             tracing::info!(finished, "stopped");
             Ok(())
         }
@@ -48,19 +54,6 @@ fn announce(server: &Handle, settings: &Settings) {
     tracing::info!(addr = %server.addr(), scheme, "listening");
     if let Some(addr) = server.metrics_addr() {
         tracing::info!(%addr, "metrics");
-    }
-}
-
-/// Opens the store the configuration names.
-fn open_store(settings: &Settings, clock: &Clock) -> Result<Arc<dyn Store>, Failure> {
-    match &settings.store {
-        StoreChoice::Memory => {
-            let (clock, faults) = (clock.clone(), Faults::default());
-            Ok(Arc::new(Sim::new(SimOptions { seed: rand::random(), clock, together: true, faults })))
-        }
-        StoreChoice::Embedded(dir) => {
-            Err(Failure::Usage(format!("the store embedded:{} is not in this build yet", dir.display())))
-        }
     }
 }
 
