@@ -90,18 +90,12 @@ fn start(cli: &Cli) -> Result<bool> {
     } else {
         tokio::runtime::Builder::new_current_thread()
     };
-    let seed = cli
-        .common
-        .seed
-        .unwrap_or_else(|| rand::rngs::StdRng::from_os_rng().random_range(0..1 << 32));
+    let seed = cli.common.seed.unwrap_or_else(|| rand::rngs::StdRng::from_os_rng().random_range(0..1 << 32));
     runtime.enable_all().build()?.block_on(run(cli, seed))
 }
 
 /// Runs the command; whether it failed.
-#[expect(
-    clippy::print_stderr,
-    reason = "says where a failed run's data is, to people"
-)]
+#[expect(clippy::print_stderr, reason = "says where a failed run's data is, to people")]
 async fn run(cli: &Cli, seed: u64) -> Result<bool> {
     let mut target = Target::new(&cli.common, &[]).await?;
     let report = command(cli, &mut target, seed).await;

@@ -70,11 +70,7 @@ pub(crate) struct Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "user {} device {} conversation {}",
-            self.user, self.device, self.conv_id
-        )?;
+        write!(f, "user {} device {} conversation {}", self.user, self.device, self.conv_id)?;
         if let Some(conv_seq) = self.conv_seq {
             write!(f, " conv_seq {conv_seq}")?;
         }
@@ -127,9 +123,7 @@ impl Comparison<'_> {
         if let Some(members) = &seen.members {
             self.equal("members", members, &self.oracle.present());
         }
-        let above = |hidden: &BTreeSet<u64>| -> Vec<u64> {
-            hidden.range(expected.cleared + 1..).copied().collect()
-        };
+        let above = |hidden: &BTreeSet<u64>| -> Vec<u64> { hidden.range(expected.cleared + 1..).copied().collect() };
         self.equal("deleted", &above(&seen.hidden), &above(&expected.hidden));
     }
 
@@ -143,10 +137,7 @@ impl Comparison<'_> {
         }
         for (seq, held) in &seen.messages {
             if !expected.messages.contains_key(seq) {
-                self.note(
-                    Some(*seq),
-                    format!("must not be there: {}", held.client_msg_id),
-                );
+                self.note(Some(*seq), format!("must not be there: {}", held.client_msg_id));
             }
         }
     }
@@ -155,31 +146,16 @@ impl Comparison<'_> {
         let said = &shown.said;
         if seen.sender != said.sender || seen.client_msg_id != said.client_msg_id {
             let (sender, id) = (&seen.sender, &seen.client_msg_id);
-            return self.note(
-                Some(seq),
-                format!(
-                    "is {id} of {sender}, must be {} of {}",
-                    said.client_msg_id, said.sender
-                ),
-            );
+            return self
+                .note(Some(seq), format!("is {id} of {sender}, must be {} of {}", said.client_msg_id, said.sender));
         }
         if seen.sent_at != said.sent_at {
-            self.note(
-                Some(seq),
-                format!("sent_at {}, the answer said {}", seen.sent_at, said.sent_at),
-            );
+            self.note(Some(seq), format!("sent_at {}, the answer said {}", seen.sent_at, said.sent_at));
         }
         let right = [Some(&shown.now), shown.at_leave.as_ref()];
         for (name, same) in FACETS {
-            if !right
-                .iter()
-                .flatten()
-                .any(|facets| same(&seen.facets, facets))
-            {
-                self.note(
-                    Some(seq),
-                    format!("{name}: shown {:?}, must be {:?}", seen.facets, shown.now),
-                );
+            if !right.iter().flatten().any(|facets| same(&seen.facets, facets)) {
+                self.note(Some(seq), format!("{name}: shown {:?}, must be {:?}", seen.facets, shown.now));
             }
         }
         let stub = seen.facets.recalled;
@@ -197,11 +173,7 @@ impl Comparison<'_> {
             SeenRead::Unknown => {}
             SeenRead::Seq(read) => self.equal("read_seq", &read, &expected.read),
             SeenRead::LastHeld(last) => {
-                let must = seen
-                    .messages
-                    .range(..=expected.read)
-                    .next_back()
-                    .map(|(seq, _)| *seq);
+                let must = seen.messages.range(..=expected.read).next_back().map(|(seq, _)| *seq);
                 self.equal("last message read", &last, &must);
             }
         }
@@ -216,9 +188,7 @@ type Same = fn(&Facets, &Facets) -> bool;
 
 /// What may be of different times in one message of a user who has left.
 const FACETS: [(&str, Same); 2] = [
-    ("body", |seen, right| {
-        seen.recalled == right.recalled && seen.edited == right.edited && seen.body == right.body
-    }),
+    ("body", |seen, right| seen.recalled == right.recalled && seen.edited == right.edited && seen.body == right.body),
     ("reactions", |seen, right| seen.reactions == right.reactions),
 ];
 
@@ -253,11 +223,7 @@ mod tests {
             facets: shown.now.clone(),
         };
         Ok(Seen {
-            messages: expected
-                .messages
-                .iter()
-                .map(|(seq, shown)| (*seq, show(shown)))
-                .collect(),
+            messages: expected.messages.iter().map(|(seq, shown)| (*seq, show(shown))).collect(),
             hidden: expected.hidden,
             cleared: expected.cleared,
             read: SeenRead::Seq(expected.read),
@@ -272,13 +238,7 @@ mod tests {
     fn differences(oracle: &Oracle, user: &UserId, seen: Option<&Seen>) -> Vec<String> {
         let found = Vec::new();
         let viewer = Viewer::Complete;
-        let mut comparison = Comparison {
-            user,
-            device: "d",
-            oracle,
-            viewer,
-            found,
-        };
+        let mut comparison = Comparison { user, device: "d", oracle, viewer, found };
         comparison.run(seen);
         comparison.found.iter().map(ToString::to_string).collect()
     }
@@ -298,18 +258,10 @@ mod tests {
 
         type Break = fn(&mut Seen) -> Result<()>;
         let breaks: [(&str, Break); 8] = [
-            ("missing", |seen| {
-                seen.messages.remove(&6).map(drop).context("6")
-            }),
+            ("missing", |seen| seen.messages.remove(&6).map(drop).context("6")),
             ("must not be there", |seen| {
                 let again = seen.messages.remove(&6).context("6")?;
-                seen.messages.insert(
-                    6,
-                    SeenMessage {
-                        sender: again.sender.clone(),
-                        ..again
-                    },
-                );
+                seen.messages.insert(6, SeenMessage { sender: again.sender.clone(), ..again });
                 let held = seen.messages.get(&7).context("7")?;
                 let deleted = SeenMessage {
                     sender: held.sender.clone(),
@@ -324,10 +276,7 @@ mod tests {
             }),
             ("recalled body", |seen| {
                 let facets = &mut seen.messages.get_mut(&4).context("4")?.facets;
-                *facets = Facets {
-                    body: Some(Body::parse(r#"{"n":4}"#)?),
-                    ..Facets::default()
-                };
+                *facets = Facets { body: Some(Body::parse(r#"{"n":4}"#)?), ..Facets::default() };
                 Ok(())
             }),
             ("body", |seen| {
@@ -355,10 +304,7 @@ mod tests {
             let mut seen = right(&oracle, &ben)?;
             broken(&mut seen)?;
             let found = differences(&oracle, &ben, Some(&seen));
-            assert!(
-                found.iter().any(|difference| difference.contains(name)),
-                "{name}: {found:?}"
-            );
+            assert!(found.iter().any(|difference| difference.contains(name)), "{name}: {found:?}");
         }
         assert_eq!(differences(&oracle, &ben, None).len(), 1);
         Ok(())

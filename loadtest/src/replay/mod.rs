@@ -24,9 +24,6 @@ pub(crate) fn test_data() -> Option<std::path::PathBuf> {
     if dir.is_dir() {
         return Some(dir);
     }
-    eprintln!(
-        "SKIPPED: no chat logs at {} (EVERLINE_TEST_DATA names their parent)",
-        dir.display()
-    );
+    eprintln!("SKIPPED: no chat logs at {} (EVERLINE_TEST_DATA names their parent)", dir.display());
     None
 }
