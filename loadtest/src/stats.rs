@@ -87,6 +87,11 @@ impl Report {
         self.figures.insert(name.into(), rounded.into());
     }
 
+    /// A remark for people.
+    pub(crate) fn note(&mut self, text: &str) {
+        self.rows.push(("note".into(), text.into()));
+    }
+
     /// p50, p90, p99, p99.9 and max in milliseconds; nothing when none was recorded.
     pub(crate) fn latency(&mut self, name: &str, latency: &Latency) {
         if latency.is_empty() {

@@ -52,8 +52,8 @@ pub(crate) enum SeenRead {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Viewer {
     /// A device that followed the sync timeline: in a group with open history it may or may not hold
-    /// what was said before it came.
-    Follower,
+    /// what was said before it came. `from` is 0, or where what it holds begins.
+    Follower { from: u64 },
     /// A device that loaded everything, or the server's own answers: nothing may be missing.
     Complete,
 }
@@ -131,7 +131,7 @@ impl Comparison<'_> {
         for (seq, shown) in &expected.messages {
             match seen.messages.get(seq) {
                 Some(held) => self.message(*seq, held, shown),
-                None if self.viewer == Viewer::Follower && !expected.synced.contains(seq) => {}
+                None if self.may_miss(*seq, expected) => {}
                 None => self.note(Some(*seq), format!("missing: {}", shown.said.client_msg_id)),
             }
         }
@@ -139,6 +139,13 @@ impl Comparison<'_> {
             if !expected.messages.contains_key(seq) {
                 self.note(Some(*seq), format!("must not be there: {}", held.client_msg_id));
             }
+        }
+    }
+
+    fn may_miss(&self, seq: u64, expected: &Expected) -> bool {
+        match self.viewer {
+            Viewer::Follower { from } => seq < from || !expected.synced.contains(&seq),
+            Viewer::Complete => false,
         }
     }
 

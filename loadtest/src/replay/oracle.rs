@@ -275,6 +275,14 @@ impl Oracle {
         })
     }
 
+    /// The message with this number, as it was sent.
+    pub(crate) fn said(&self, seq: u64) -> Option<&Said> {
+        match self.log.get(&seq)? {
+            Act::Message(said) => Some(said),
+            _ => None,
+        }
+    }
+
     /// Every message a user's sync timeline was given, hidden ones included, in order.
     pub(crate) fn stream(&self, user: &UserId) -> BTreeSet<u64> {
         self.members.get(user).map(|member| self.synced(member)).unwrap_or_default()
