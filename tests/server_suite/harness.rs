@@ -179,8 +179,8 @@ impl Client {
                 }
                 Some(Ok(Message::Close(Some(close)))) => return Err(close.code.into()),
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Ok(Message::Close(None)) | Err(_)) | None => return Err(0),
                 Some(Ok(other)) => panic!("unexpected {other:?}"),
-                Some(Err(_)) | None => return Err(0),
             }
         }
     }

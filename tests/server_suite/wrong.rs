@@ -63,7 +63,7 @@ async fn binary_frames_invalid_utf8_and_large_frames_have_their_close_codes() {
     assert_eq!(utf8.rest().await.1, 1007);
 
     let mut large = house.live("alice", "three").await;
-    let fits = format!("{{\"id\":\"1\",\"type\":\"x\",\"y\":\"{}\"}}", "y".repeat(65_536 - 29));
+    let fits = format!("{{\"id\":\"1\",\"type\":\"x\",\"y\":\"{}\"}}", "y".repeat(65_536 - 28));
     assert_eq!(fits.len(), 65_536);
     large.send_text(&fits).await;
     assert_eq!(large.next().await["code"], "unknown_type");
