@@ -1,4 +1,5 @@
 //! Everline: a timeline-model sync service over WebSocket.
+pub mod client;
 #[cfg(feature = "server")]
 pub mod auth;
 #[cfg(feature = "server")]

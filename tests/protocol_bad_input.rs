@@ -58,25 +58,11 @@ fn text_that_is_not_acceptable_json_is_bad_json() {
 
 #[test]
 fn a_type_missing_or_unknown_is_unknown_type_and_echoes_the_id() {
-    for bad in [
-        r#"{"id":"7"}"#,
-        r#"{"id":"7","type":"sned"}"#,
-        r#"{"id":"7","type":5}"#,
-    ] {
+    for bad in [r#"{"id":"7"}"#, r#"{"id":"7","type":"sned"}"#, r#"{"id":"7","type":5}"#] {
         check(bad, Some("7"), ErrorCode::UnknownType, None);
     }
-    check(
-        r#"{"id":"7","type":null}"#,
-        Some("7"),
-        ErrorCode::UnknownType,
-        None,
-    );
-    check(
-        r#"{"id":"","type":"x"}"#,
-        None,
-        ErrorCode::UnknownType,
-        None,
-    );
+    check(r#"{"id":"7","type":null}"#, Some("7"), ErrorCode::UnknownType, None);
+    check(r#"{"id":"","type":"x"}"#, None, ErrorCode::UnknownType, None);
     check("{}", None, ErrorCode::UnknownType, None);
 }
 
@@ -87,18 +73,8 @@ fn an_id_that_is_none_is_invalid_field_id() {
         let text = format!(r#"{{"type":"devices","id":{id}}}"#);
         check(&text, None, ErrorCode::InvalidField, Some("id"));
     }
-    check(
-        r#"{"type":"devices"}"#,
-        None,
-        ErrorCode::InvalidField,
-        Some("id"),
-    );
-    check(
-        r#"{"type":"hello","device_id":"d"}"#,
-        None,
-        ErrorCode::InvalidField,
-        Some("id"),
-    );
+    check(r#"{"type":"devices"}"#, None, ErrorCode::InvalidField, Some("id"));
+    check(r#"{"type":"hello","device_id":"d"}"#, None, ErrorCode::InvalidField, Some("id"));
     // Frames without an answer need none.
     assert!(ClientFrame::parse(r#"{"type":"ack","seq":1,"id":5}"#).is_ok());
 }
@@ -106,26 +82,10 @@ fn an_id_that_is_none_is_invalid_field_id() {
 #[test]
 fn only_plain_integers_up_to_2_53_are_numbers() {
     let text = |seq: &str| format!(r#"{{"type":"ack","seq":{seq}}}"#);
-    for bad in [
-        "-1",
-        "-0",
-        "3.0",
-        "1e2",
-        "\"3\"",
-        "true",
-        "[1]",
-        "null",
-        "9007199254740992",
-        "18446744073709551615",
-    ] {
+    for bad in ["-1", "-0", "3.0", "1e2", "\"3\"", "true", "[1]", "null", "9007199254740992", "18446744073709551615"] {
         check(&text(bad), None, ErrorCode::InvalidField, Some("seq"));
     }
-    check(
-        r#"{"type":"ack"}"#,
-        None,
-        ErrorCode::InvalidField,
-        Some("seq"),
-    );
+    check(r#"{"type":"ack"}"#, None, ErrorCode::InvalidField, Some("seq"));
     for good in ["0", "9007199254740991", " 7 "] {
         assert!(ClientFrame::parse(&text(good)).is_ok(), "{good}");
     }
@@ -138,89 +98,38 @@ fn each_field_at_fault_is_named() {
     let users = |n: usize| format!("[{}]", vec!["\"u\""; n].join(","));
     let ranges = |n: usize| format!("[{}]", vec!["[1,1]"; n].join(","));
     let large = format!(r#"{{"x":{}}}"#, long(4_090));
-    let held = (0..2_001)
-        .map(|n| format!("\"g:{n}\":1"))
-        .collect::<Vec<_>>()
-        .join(",");
+    let held = (0..2_001).map(|n| format!("\"g:{n}\":1")).collect::<Vec<_>>().join(",");
     let held = format!("{{{held}}}");
     let cases: &[(&str, &str, &[&str])] = &[
         ("hello", "token", &["5", "{}", &long(8_193)]),
-        (
-            "hello",
-            "device_id",
-            &["null", "\"a b\"", "\"a:b\"", &long(65)],
-        ),
-        (
-            "hello",
-            "cursor",
-            &["5", "[]", "{}", r#"{"epoch":"e"}"#, r#"{"seq":1}"#],
-        ),
-        (
-            "hello",
-            "cursor",
-            &[r#"{"epoch":"e","seq":-1}"#, r#"{"epoch":5,"seq":1}"#],
-        ),
-        (
-            "hello",
-            "cursor",
-            &[r#"{"epoch":"","seq":1}"#, r#"{"epoch":"e","seq":1.0}"#],
-        ),
-        (
-            "hello",
-            "conversations",
-            &["[]", r#"{"g:1":-1}"#, r#"{"a b":1}"#, r#"{"g:1":"1"}"#],
-        ),
+        ("hello", "device_id", &["null", "\"a b\"", "\"a:b\"", &long(65)]),
+        ("hello", "cursor", &["5", "[]", "{}", r#"{"epoch":"e"}"#, r#"{"seq":1}"#]),
+        ("hello", "cursor", &[r#"{"epoch":"e","seq":-1}"#, r#"{"epoch":5,"seq":1}"#]),
+        ("hello", "cursor", &[r#"{"epoch":"","seq":1}"#, r#"{"epoch":"e","seq":1.0}"#]),
+        ("hello", "conversations", &["[]", r#"{"g:1":-1}"#, r#"{"a b":1}"#, r#"{"g:1":"1"}"#]),
         ("hello", "conversations", &[&held]),
         ("hello", "client", &["\"web\"", r#"{"name":5}"#]),
         ("typing", "conv_id", &["null", "5", "\"a/b\"", &long(161)]),
         ("send", "conv_id", &["null", "5", "\"\"", &long(161)]),
         ("send", "to", &["\"bob\"", "\"a:b\""]),
-        (
-            "send",
-            "client_msg_id",
-            &["null", "\"\"", "5", &long(65), "\"\\u00e4\""],
-        ),
+        ("send", "client_msg_id", &["null", "\"\"", "5", &long(65), "\"\\u00e4\""]),
         ("send", "body", &["null", "[]", "\"x\"", "5", "true"]),
         ("send", "reply_to", &["0", "-1", "1.0", "\"1\""]),
-        (
-            "send",
-            "mentions",
-            &["{}", "[5]", "[null]", "[\"a b\"]", &users(51)],
-        ),
+        ("send", "mentions", &["{}", "[5]", "[null]", "[\"a b\"]", &users(51)]),
         ("recall", "target", &["null", "0", "-1", "\"1\""]),
         ("edit", "target", &["0"]),
         ("edit", "body", &["null", "[]"]),
         ("react", "target", &["0"]),
         ("react", "key", &["null", "\"\"", "5", &long(65)]),
         ("react", "add", &["null", "1", "\"true\""]),
-        (
-            "delete",
-            "ranges",
-            &[
-                "null",
-                "[]",
-                "{}",
-                "[[2,1]]",
-                "[[0,1]]",
-                "[[1]]",
-                "[[1,2,3]]",
-            ],
-        ),
-        (
-            "delete",
-            "ranges",
-            &["[1,2]", "[[1,2.0]]", "[[1,null]]", "[{}]", &ranges(201)],
-        ),
+        ("delete", "ranges", &["null", "[]", "{}", "[[2,1]]", "[[0,1]]", "[[1]]", "[[1,2,3]]"]),
+        ("delete", "ranges", &["[1,2]", "[[1,2.0]]", "[[1,null]]", "[{}]", &ranges(201)]),
         ("clear", "up_to", &["null", "-1"]),
         ("read", "read_seq", &["null", "-1"]),
         ("settings", "muted", &["null", "1", "\"yes\""]),
         ("settings", "pinned", &["0"]),
         ("settings", "hidden", &["[]"]),
-        (
-            "create",
-            "members",
-            &["null", "[]", "\"u\"", "[\"a b\"]", &users(1_001)],
-        ),
+        ("create", "members", &["null", "[]", "\"u\"", "[\"a b\"]", &users(1_001)]),
         ("create", "title", &["\"\"", "5", &long(257)]),
         ("create", "attributes", &["[]", "5", &large]),
         ("create", "history", &["\"all\"", "5", "{\"full\":null}"]),
@@ -291,9 +200,7 @@ fn fields_that_exclude_each_other_are_refused() {
 
 #[test]
 fn a_body_over_the_limit_is_too_large_by_its_compact_size() {
-    let send = |body: &str| {
-        format!(r#"{{"type":"send","id":"9","to":"b","client_msg_id":"m","body":{body}}}"#)
-    };
+    let send = |body: &str| format!(r#"{{"type":"send","id":"9","to":"b","client_msg_id":"m","body":{body}}}"#);
     let exact = format!(r#"{{"x":"{}"}}"#, "y".repeat(32_768 - 8));
     let spaced = exact.replace(':', " : ");
     assert!(ClientFrame::parse(&send(&exact)).is_ok());
@@ -305,47 +212,33 @@ fn a_body_over_the_limit_is_too_large_by_its_compact_size() {
     let reject = ClientFrame::parse_with(&send("{\"a\":1}"), &limits).unwrap_err();
     assert_eq!(reject.code, ErrorCode::TooLarge);
     let frame = ServerFrame::from(everline::protocol::ErrorFrame::from(reject)).to_json();
-    assert!(
-        frame.starts_with(r#"{"type":"error","id":"9","code":"too_large","#),
-        "{frame}"
-    );
+    assert!(frame.starts_with(r#"{"type":"error","id":"9","code":"too_large","#), "{frame}");
 }
 
 #[test]
 fn null_optionals_are_absent_and_the_last_of_two_counts() {
     let text = r#"{"type":"send","id":"1","id":"2","to":null,"conv_id":"g:1","client_msg_id":"m",
         "body":{"a":null},"reply_to":null,"mentions":null}"#;
-    let ClientFrame::Request(envelope) = ClientFrame::parse(text).unwrap() else {
-        panic!()
-    };
+    let ClientFrame::Request(envelope) = ClientFrame::parse(text).unwrap() else { panic!() };
     assert_eq!(envelope.id, "2");
-    let Request::Send(send) = envelope.request else {
-        panic!()
-    };
+    let Request::Send(send) = envelope.request else { panic!() };
     assert_eq!((send.reply_to, send.mentions.len()), (None, 0));
     assert_eq!(send.body.as_str(), r#"{"a":null}"#);
     let text = r#"{"\u0074ype":"ac\u006b","s\u0065q":3}"#;
-    assert_eq!(
-        ClientFrame::parse(text).unwrap(),
-        ClientFrame::Ack { seq: 3 }
-    );
+    assert_eq!(ClientFrame::parse(text).unwrap(), ClientFrame::Ack { seq: 3 });
 }
 
 /// `EVERLINE_SEED=n` repeats a run.
 #[test]
 fn ten_thousand_mutations_never_panic() {
-    let seed =
-        std::env::var("EVERLINE_SEED").map_or_else(|_| rand::random(), |s| s.parse().unwrap());
+    let seed = std::env::var("EVERLINE_SEED").map_or_else(|_| rand::random(), |s| s.parse().unwrap());
     #[allow(clippy::print_stderr, reason = "the seed of a failing run")]
     {
         eprintln!("EVERLINE_SEED={seed}");
     }
     let mut rng = StdRng::seed_from_u64(seed);
     let mut frames: Vec<String> = Vec::new();
-    for file in [
-        include_str!("golden/client.json"),
-        include_str!("golden/server.json"),
-    ] {
+    for file in [include_str!("golden/client.json"), include_str!("golden/server.json")] {
         let items: Vec<&RawValue> = serde_json::from_str(file).unwrap();
         frames.extend(items.iter().map(|raw| raw.get().to_owned()));
     }
@@ -359,17 +252,10 @@ fn ten_thousand_mutations_never_panic() {
         let _ = ServerFrame::parse(&text);
         if let Ok(frame) = ClientFrame::parse(&text) {
             read += 1;
-            assert_eq!(
-                ClientFrame::parse(&frame.to_json()).as_ref(),
-                Ok(&frame),
-                "{text}"
-            );
+            assert_eq!(ClientFrame::parse(&frame.to_json()).as_ref(), Ok(&frame), "{text}");
         }
     }
-    assert!(
-        read > 100,
-        "the mutations are too wild to test anything: {read}"
-    );
+    assert!(read > 100, "the mutations are too wild to test anything: {read}");
 }
 
 fn mutate(bytes: &mut Vec<u8>, frames: &[String], rng: &mut StdRng) {
@@ -389,9 +275,7 @@ fn mutate(bytes: &mut Vec<u8>, frames: &[String], rng: &mut StdRng) {
             bytes.splice(at..end, other.iter().skip(from).take(20).copied());
         }
         _ => {
-            let odd = [
-                "\\ud800", "\\u", "-0", "1e999", "[[[[", "null", "\"", "{}", "9", "\\",
-            ];
+            let odd = ["\\ud800", "\\u", "-0", "1e999", "[[[[", "null", "\"", "{}", "9", "\\"];
             bytes.splice(at..end, odd.choose(rng).unwrap().bytes());
         }
     }

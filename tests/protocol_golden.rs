@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use everline::protocol::{
-    ClientFrame, EncodedHeads, Entry, Event, HistoryEntry, MsgId, ServerFrame, SyncFrame,
-    write_heads_frame, write_sync_frame,
+    ClientFrame, EncodedHeads, Entry, Event, HistoryEntry, MsgId, ServerFrame, SyncFrame, write_heads_frame,
+    write_sync_frame,
 };
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -36,10 +36,7 @@ fn client_frames_come_back_equal() {
         let frame = ClientFrame::parse(text).unwrap_or_else(|reject| panic!("{text}: {reject}"));
         let written = frame.to_json();
         assert_eq!(value(&written), value(text));
-        assert!(
-            written.starts_with(r#"{"type":""#),
-            "type comes first: {written}"
-        );
+        assert!(written.starts_with(r#"{"type":""#), "type comes first: {written}");
         assert_eq!(ClientFrame::parse(&written).unwrap(), frame);
     }
     let requests = "ack auth changes clear conversations create delete devices edit hello history \
@@ -56,10 +53,7 @@ fn server_frames_come_back_equal() {
         assert_ne!(frame, ServerFrame::Unknown, "{text}");
         let written = frame.to_json();
         assert_eq!(value(&written), value(text));
-        assert!(
-            written.starts_with(r#"{"type":""#),
-            "type comes first: {written}"
-        );
+        assert!(written.starts_with(r#"{"type":""#), "type comes first: {written}");
         assert_eq!(ServerFrame::parse(&written).unwrap(), frame);
     }
     let types = "changes conversations devices error heads history members ok ping presence reset \
@@ -87,22 +81,12 @@ fn entries_come_back_letter_by_letter() {
 fn spliced_sync_frames_equal_serialised_ones() {
     let entries: Vec<Entry> = serde_json::from_str(ENTRIES).unwrap();
     let id = MsgId::parse(r#"a "quoted" \ id"#).unwrap();
-    for (id, entries) in [
-        (None, entries.clone()),
-        (Some(id.clone()), entries),
-        (Some(id), Vec::new()),
-    ] {
+    for (id, entries) in [(None, entries.clone()), (Some(id.clone()), entries), (Some(id), Vec::new())] {
         let mut out = String::from("kept");
         let encoded: Vec<_> = entries.iter().map(|e| (e.seq, e.event.encode())).collect();
         let spliced = encoded.iter().map(|(seq, text)| (*seq, &**text));
         write_sync_frame(&mut out, id.as_ref(), 0, 23, true, spliced);
-        let frame = SyncFrame {
-            id,
-            from_seq: 0,
-            to_seq: 23,
-            live: true,
-            entries,
-        };
+        let frame = SyncFrame { id, from_seq: 0, to_seq: 23, live: true, entries };
         assert_eq!(out, format!("kept{}", ServerFrame::Sync(frame).to_json()));
     }
 }
@@ -114,28 +98,17 @@ fn spliced_heads_frames_equal_serialised_ones() {
             continue;
         };
         let encode = |events: &Vec<Event>| events.iter().map(Event::encode).collect();
-        let encoded: Vec<Option<Vec<Arc<str>>>> = conversations
-            .iter()
-            .map(|item| item.entries.as_ref().map(encode))
-            .collect();
-        let parts = conversations
-            .iter()
-            .zip(&encoded)
-            .map(|(item, entries)| EncodedHeads {
-                conv_id: &item.conv_id,
-                from_seq: item.from_seq,
-                head_seq: item.head_seq,
-                entries: entries.as_deref(),
-            });
+        let encoded: Vec<Option<Vec<Arc<str>>>> =
+            conversations.iter().map(|item| item.entries.as_ref().map(encode)).collect();
+        let parts = conversations.iter().zip(&encoded).map(|(item, entries)| EncodedHeads {
+            conv_id: &item.conv_id,
+            from_seq: item.from_seq,
+            head_seq: item.head_seq,
+            entries: entries.as_deref(),
+        });
         let mut out = String::new();
         write_heads_frame(&mut out, parts);
-        assert_eq!(
-            out,
-            ServerFrame::Heads {
-                conversations: conversations.clone()
-            }
-            .to_json()
-        );
+        assert_eq!(out, ServerFrame::Heads { conversations: conversations.clone() }.to_json());
     }
 }
 
@@ -145,31 +118,13 @@ fn what_a_later_version_sends_is_skipped() {
         {"seq":2,"op":"poll","target":"not a number","conv_id":[1]},
         {"seq":3,"op":"member","change":"frozen","user_id":"a"},
         {"seq":4,"op":"read","conv_id":"g:1","read_seq":1,"unread":0,"new":"field"}]}"#;
-    let ServerFrame::Sync(frame) = ServerFrame::parse(text).unwrap() else {
-        panic!("another type")
-    };
+    let ServerFrame::Sync(frame) = ServerFrame::parse(text).unwrap() else { panic!("another type") };
     let seqs: Vec<u64> = frame.entries.iter().map(|entry| entry.seq).collect();
     assert_eq!(seqs, [2, 3, 4]);
-    assert_eq!(
-        frame.entries[0].event,
-        Event::Unknown {
-            op: "poll".to_owned()
-        }
-    );
-    assert_eq!(
-        frame.entries[1].event,
-        Event::Unknown {
-            op: "member".to_owned()
-        }
-    );
-    assert!(matches!(
-        frame.entries[2].event,
-        Event::Read { read_seq: 1, .. }
-    ));
-    assert_eq!(
-        ServerFrame::parse(r#"{"type":"poll","id":"1"}"#).unwrap(),
-        ServerFrame::Unknown
-    );
+    assert_eq!(frame.entries[0].event, Event::Unknown { op: "poll".to_owned() });
+    assert_eq!(frame.entries[1].event, Event::Unknown { op: "member".to_owned() });
+    assert!(matches!(frame.entries[2].event, Event::Read { read_seq: 1, .. }));
+    assert_eq!(ServerFrame::parse(r#"{"type":"poll","id":"1"}"#).unwrap(), ServerFrame::Unknown);
     assert_eq!(ServerFrame::parse("{}").unwrap(), ServerFrame::Unknown);
 }
 

@@ -19,10 +19,7 @@ fn the_schema_file_is_what_the_types_say() {
     let kept = std::fs::read_to_string(PATH).unwrap_or_default();
     let kept: Value = serde_json::from_str(&kept).unwrap_or_default();
     let fresh = kept == document();
-    assert!(
-        fresh,
-        "stale: run EVERLINE_BLESS=1 cargo test --test protocol_schema"
-    );
+    assert!(fresh, "stale: run EVERLINE_BLESS=1 cargo test --test protocol_schema");
 }
 
 #[test]
@@ -55,32 +52,14 @@ fn the_schema_refuses_what_is_wrong() {
         (client, r#"{"type":"ack","seq":-1}"#),
         (client, r#"{"type":"nothing","seq":1}"#),
         (client, r#"{"type":"devices"}"#),
-        (
-            client,
-            r#"{"type":"send","id":"1","client_msg_id":"m","body":{}}"#,
-        ),
-        (
-            client,
-            r#"{"type":"send","id":"1","to":"b","client_msg_id":"m","body":[]}"#,
-        ),
-        (
-            client,
-            r#"{"type":"role","id":"1","conv_id":"g:1","user_id":"u","role":"king"}"#,
-        ),
+        (client, r#"{"type":"send","id":"1","client_msg_id":"m","body":{}}"#),
+        (client, r#"{"type":"send","id":"1","to":"b","client_msg_id":"m","body":[]}"#),
+        (client, r#"{"type":"role","id":"1","conv_id":"g:1","user_id":"u","role":"king"}"#),
         (server, r#"{"type":"sent","id":"1"}"#),
-        (
-            server,
-            r#"{"type":"heads","conversations":[{"conv_id":"g:1"}]}"#,
-        ),
-        (
-            server,
-            r#"{"type":"sync","from_seq":1,"to_seq":2,"live":true,"entries":[{"seq":1}]}"#,
-        ),
+        (server, r#"{"type":"heads","conversations":[{"conv_id":"g:1"}]}"#),
+        (server, r#"{"type":"sync","from_seq":1,"to_seq":2,"live":true,"entries":[{"seq":1}]}"#),
     ] {
-        assert!(
-            !obeys(&root, schema, &serde_json::from_str(bad).unwrap()),
-            "{bad}"
-        );
+        assert!(!obeys(&root, schema, &serde_json::from_str(bad).unwrap()), "{bad}");
     }
 }
 
@@ -88,12 +67,7 @@ fn the_schema_refuses_what_is_wrong() {
 fn leaves(root: &Value, schema: &Value, value: &Value) -> Vec<String> {
     let mut found = Vec::new();
     for key in ["anyOf", "allOf"] {
-        for part in schema
-            .get(key)
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-        {
+        for part in schema.get(key).and_then(Value::as_array).into_iter().flatten() {
             let Some(name) = part["$ref"].as_str() else {
                 continue;
             };
@@ -114,20 +88,14 @@ fn obeys(root: &Value, schema: &Value, value: &Value) -> bool {
     let Some(schema) = schema.as_object() else {
         return *schema == Value::Bool(true);
     };
-    schema
-        .iter()
-        .all(|(key, rule)| keyword(root, key, rule, value))
+    schema.iter().all(|(key, rule)| keyword(root, key, rule, value))
 }
 
 fn keyword(root: &Value, key: &str, rule: &Value, value: &Value) -> bool {
     let each = || rule.as_array().unwrap().iter();
     let object = value.as_object();
     match key {
-        "$ref" => obeys(
-            root,
-            root.pointer(&rule.as_str().unwrap()[1..]).unwrap(),
-            value,
-        ),
+        "$ref" => obeys(root, root.pointer(&rule.as_str().unwrap()[1..]).unwrap(), value),
         "const" => rule == value,
         "enum" => each().any(|word| word == value),
         "type" if rule.is_array() => each().any(|one| is(one, value)),
@@ -142,21 +110,11 @@ fn keyword(root: &Value, key: &str, rule: &Value, value: &Value) -> bool {
             let mut rules = rule.as_object().unwrap().iter();
             rules.all(|(name, rule)| o.get(name).is_none_or(|value| obeys(root, rule, value)))
         }),
-        "additionalProperties" => {
-            object.is_none_or(|o| o.values().all(|value| obeys(root, rule, value)))
-        }
-        "items" => value
-            .as_array()
-            .is_none_or(|a| a.iter().all(|item| obeys(root, rule, item))),
-        "prefixItems" => value
-            .as_array()
-            .is_none_or(|a| each().zip(a).all(|(rule, item)| obeys(root, rule, item))),
-        "minItems" => value
-            .as_array()
-            .is_none_or(|a| a.len() as u64 >= rule.as_u64().unwrap()),
-        "maxItems" => value
-            .as_array()
-            .is_none_or(|a| a.len() as u64 <= rule.as_u64().unwrap()),
+        "additionalProperties" => object.is_none_or(|o| o.values().all(|value| obeys(root, rule, value))),
+        "items" => value.as_array().is_none_or(|a| a.iter().all(|item| obeys(root, rule, item))),
+        "prefixItems" => value.as_array().is_none_or(|a| each().zip(a).all(|(rule, item)| obeys(root, rule, item))),
+        "minItems" => value.as_array().is_none_or(|a| a.len() as u64 >= rule.as_u64().unwrap()),
+        "maxItems" => value.as_array().is_none_or(|a| a.len() as u64 <= rule.as_u64().unwrap()),
         "description" | "default" | "pattern" | "minLength" | "maxLength" | "format" => true,
         other => panic!("a keyword this test does not know: {other}"),
     }

@@ -15,7 +15,11 @@ pub struct Clock(Arc<Source>);
 enum Source {
     System,
     /// `base_ms` at `start`, then as fast as tokio's clock, plus `jump_ms`.
-    Tokio { base_ms: u64, start: Instant, jump_ms: AtomicI64 },
+    Tokio {
+        base_ms: u64,
+        start: Instant,
+        jump_ms: AtomicI64,
+    },
 }
 
 impl Clock {

@@ -96,7 +96,8 @@ impl OwnDesk<'_> {
 
     /// The conversation as its log has it, for one who is or was a member; and his own row.
     async fn look(&mut self, conv: &ConvId) -> Decision<(View, UserRow)> {
-        let view = View::load(self.store, conv, &self.inbox.user).await?.ok_or(NotDecided::from(ErrorCode::NotFound))?;
+        let view =
+            View::load(self.store, conv, &self.inbox.user).await?.ok_or(NotDecided::from(ErrorCode::NotFound))?;
         let row = self.inbox.row(self.store, conv).await?;
         let first = view.member.stays.first().map_or(1, |stay| stay.0);
         Ok((view, row.unwrap_or_else(|| UserRow::starting_at(first))))
@@ -147,7 +148,8 @@ impl OwnDesk<'_> {
                 if from > to || hidden.contains_all(from, to) || to <= row.cleared_up_to {
                     continue;
                 }
-                let counted = self.counted(view, row, &hidden, from.saturating_sub(1).max(row.seen_up_to()), to).await?;
+                let counted =
+                    self.counted(view, row, &hidden, from.saturating_sub(1).max(row.seen_up_to()), to).await?;
                 row.unread = row.unread.saturating_sub(counted);
                 hidden.insert(from, to);
                 deleted.push(Range { from, to });
@@ -205,8 +207,6 @@ fn settings(conv: &ConvId, row: &mut UserRow, wanted: [Option<bool>; 3]) -> Opti
     row.settings.pinned = pinned.unwrap_or(before.pinned);
     row.settings.hidden = hidden.unwrap_or(before.hidden);
     let now = row.settings;
-    let event =
-        Event::Settings { conv_id: conv.clone(), muted: now.muted, pinned: now.pinned, hidden: now.hidden };
+    let event = Event::Settings { conv_id: conv.clone(), muted: now.muted, pinned: now.pinned, hidden: now.hidden };
     (now != before).then_some((Own::Settings, event))
 }
-

@@ -109,9 +109,9 @@ impl Outgoing {
 impl Inner {
     /// Drives the lane until its queue is empty.
     pub(super) async fn drive_conversation(self: Arc<Self>, id: ConvId, lane: Arc<ConversationLane>) {
-        while let Some((items, state)) = lane.take(BATCH, |taken, next| {
-            !next.alone() && !taken.iter().any(ConversationItem::alone)
-        }) {
+        while let Some((items, state)) =
+            lane.take(BATCH, |taken, next| !next.alone() && !taken.iter().any(ConversationItem::alone))
+        {
             let mut state = state.unwrap_or_default();
             let mut requests = Vec::with_capacity(items.len());
             for item in items {
@@ -192,7 +192,8 @@ impl Inner {
                 continue;
             }
             let callers = requests.iter().map(|(caller, _, _)| caller.clone()).collect();
-            if draft.is_empty() || self.commit(id, state, draft, appended, callers, &mut requests, &mut decisions).await {
+            if draft.is_empty() || self.commit(id, state, draft, appended, callers, &mut requests, &mut decisions).await
+            {
                 let open = requests.drain(..).zip(decisions);
                 open.for_each(|((_, _, reply), answer)| drop(reply.send(answer)));
                 return;
@@ -246,11 +247,8 @@ impl Inner {
         let conversation = state.conversation.as_mut()?;
         let mode = conversation.mode();
         let membership = appended.iter().any(|entry| entry.header.subject.is_some());
-        let recipients = if membership {
-            recipients_of(conversation, &appended)
-        } else {
-            conversation.roster().to_vec()
-        };
+        let recipients =
+            if membership { recipients_of(conversation, &appended) } else { conversation.roster().to_vec() };
         let first = appended.first().map_or(conversation.head.position.seq + 1, |entry| entry.seq);
         // This process is the only writer of a store that commits together, and earlier deliveries
         // stand before these in every lane: whatever came before `first` is there.
@@ -512,4 +510,3 @@ fn recipients_of(conversation: &Conversation, entries: &[Appended]) -> Vec<(User
         .map(|(user, member)| (user.clone(), Arc::clone(member)))
         .collect()
 }
-

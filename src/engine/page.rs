@@ -191,12 +191,10 @@ impl Inner {
         let missing = || Error::Damaged(format!("{id} is pointed to by {timeline:?} and not there"));
         let view = View::load(&*self.store, id, user).await?.ok_or_else(missing)?;
         let row = read_row(&*self.store, timeline, id).await?.unwrap_or_default();
-        let hidden =
-            if row.has_hidden { read_hidden(&*self.store, timeline, id).await? } else { Ranges::default() };
+        let hidden = if row.has_hidden { read_hidden(&*self.store, timeline, id).await? } else { Ranges::default() };
         let entries = read_entries(&*self.store, &view.timeline, seqs).await?;
         let (low, high) = (seqs.iter().min().copied().unwrap_or(1), seqs.iter().max().copied().unwrap_or(0));
-        let mut targets: HashMap<u64, Target> =
-            view.targets(&*self.store, low - 1, high).await?.into_iter().collect();
+        let mut targets: HashMap<u64, Target> = view.targets(&*self.store, low - 1, high).await?.into_iter().collect();
         for (_, pointer) in pointers {
             if let Pointer::Log { conv_id: whose, kind: Kind::Edit, target, .. } = pointer
                 && *whose == conv_id

@@ -228,7 +228,13 @@ impl Inner {
     }
 
     /// The peer's timeline first, then the reader's own: a crash in between loses no receipt.
-    fn receipt_first(self: &Arc<Self>, reader: UserId, receipt: Receipt, request: Request, reply: oneshot::Sender<Answer>) {
+    fn receipt_first(
+        self: &Arc<Self>,
+        reader: UserId,
+        receipt: Receipt,
+        request: Request,
+        reply: oneshot::Sender<Answer>,
+    ) {
         let this = Arc::clone(self);
         tokio::spawn(async move {
             let (done, told) = oneshot::channel();
@@ -314,12 +320,8 @@ impl Build<'_> {
         decide: impl AsyncFnOnce(&mut OwnDesk<'_>) -> std::result::Result<T, NotDecided>,
     ) -> Result<std::result::Result<T, Refusal>> {
         let mut appended = Vec::new();
-        let mut desk = OwnDesk {
-            store: &*self.inner.store,
-            inbox: self.inbox,
-            draft: self.draft,
-            appended: &mut appended,
-        };
+        let mut desk =
+            OwnDesk { store: &*self.inner.store, inbox: self.inbox, draft: self.draft, appended: &mut appended };
         let decided = decide(&mut desk).await;
         let live = appended.into_iter().map(|(seq, text)| Live { seq, text: Some(text), changes_earlier: true });
         self.live.extend(live);

@@ -103,22 +103,23 @@ fn put(
         kind if kind.changes_target() => member.sees(header.target, batch.mode),
         _ => true,
     };
-    live.push(Live {
-        seq,
-        text: shown.then(|| Arc::clone(&entry.text)),
-        changes_earlier: header.kind == Kind::Recall,
-    });
+    live.push(Live { seq, text: shown.then(|| Arc::clone(&entry.text)), changes_earlier: header.kind == Kind::Recall });
 }
 
 /// Entries between what the user has and the batch, as far as the log addresses them to him.
-async fn missed(store: &dyn Store, batch: &Batch, member: &Member, delivered: u64, first: u64) -> Result<Vec<Appended>> {
+async fn missed(
+    store: &dyn Store,
+    batch: &Batch,
+    member: &Member,
+    delivered: u64,
+    first: u64,
+) -> Result<Vec<Appended>> {
     let after = delivered.max(batch.complete_to);
     if after + 1 >= first {
         return Ok(Vec::new());
     }
     let entries = read_log(store, &batch.conversation, after, first - 1).await?;
-    let addressed =
-        |entry: &Appended| member.addressed(entry.seq, entry.header.kind, entry.header.target, batch.mode);
+    let addressed = |entry: &Appended| member.addressed(entry.seq, entry.header.kind, entry.header.target, batch.mode);
     Ok(entries.into_iter().filter(addressed).collect())
 }
 

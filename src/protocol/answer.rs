@@ -245,12 +245,7 @@ enum MessageOp {
 impl Serialize for LastMessage {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self { message, truncated } = self;
-        LastMessageFields {
-            op: MessageOp::Message,
-            message,
-            truncated: *truncated,
-        }
-        .serialize(serializer)
+        LastMessageFields { op: MessageOp::Message, message, truncated: *truncated }.serialize(serializer)
     }
 }
 
@@ -274,10 +269,7 @@ impl<'de> Deserialize<'de> for LastMessage {
         let raw = <&'de serde_json::value::RawValue>::deserialize(deserializer)?;
         let message = serde_json::from_str(raw.get()).map_err(serde::de::Error::custom)?;
         let rest: Rest = serde_json::from_str(raw.get()).map_err(serde::de::Error::custom)?;
-        Ok(Self {
-            message,
-            truncated: rest.truncated,
-        })
+        Ok(Self { message, truncated: rest.truncated })
     }
 }
 
@@ -340,15 +332,7 @@ impl AnswerBody {
     /// Reads the fields behind `type`; `None` for a type that is no answer.
     pub(super) fn read(kind: &str, text: &str) -> Result<Option<Self>, serde_json::Error> {
         Ok(Some(match kind {
-            "sent" => read!(
-                text,
-                Sent {
-                    conv_id: ConvId,
-                    conv_seq: u64,
-                    sent_at: u64,
-                    duplicate: bool
-                }
-            ),
+            "sent" => read!(text, Sent { conv_id: ConvId, conv_seq: u64, sent_at: u64, duplicate: bool }),
             "ok" => read!(text, Ok {
                 conv_id: Option<ConvId>, conv_seq: Option<u64>, seq: Option<u64>
             }),

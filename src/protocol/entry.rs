@@ -19,38 +19,16 @@ use super::request::{Range, Role};
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "op", rename_all = "snake_case")]
-#[allow(
-    missing_docs,
-    reason = "the fields are those of the contract's table, section 3"
-)]
+#[allow(missing_docs, reason = "the fields are those of the contract's table, section 3")]
 pub enum Event {
     /// A message, for every member.
     Message(Message),
     /// A message was taken back, for every member.
-    Recall {
-        conv_id: ConvId,
-        conv_seq: u64,
-        target: u64,
-        by: UserId,
-    },
+    Recall { conv_id: ConvId, conv_seq: u64, target: u64, by: UserId },
     /// A message has another body, for every member.
-    Edit {
-        conv_id: ConvId,
-        conv_seq: u64,
-        target: u64,
-        by: UserId,
-        body: Body,
-        edited_at: u64,
-    },
+    Edit { conv_id: ConvId, conv_seq: u64, target: u64, by: UserId, body: Body, edited_at: u64 },
     /// A reaction was set (`add`) or taken away, for every member.
-    Reaction {
-        conv_id: ConvId,
-        conv_seq: u64,
-        target: u64,
-        user_id: UserId,
-        key: String,
-        add: bool,
-    },
+    Reaction { conv_id: ConvId, conv_seq: u64, target: u64, user_id: UserId, key: String, add: bool },
     /// Somebody came, went or has another role; one entry per user.
     Member {
         conv_id: ConvId,
@@ -73,30 +51,13 @@ pub enum Event {
     /// This user no longer sees anything up to it.
     Clear { conv_id: ConvId, up_to: u64 },
     /// This user has read up to it; `unread` at that moment.
-    Read {
-        conv_id: ConvId,
-        read_seq: u64,
-        unread: u64,
-    },
+    Read { conv_id: ConvId, read_seq: u64, unread: u64 },
     /// The other user of a direct conversation has read up to it.
-    Receipt {
-        conv_id: ConvId,
-        user_id: UserId,
-        read_seq: u64,
-    },
+    Receipt { conv_id: ConvId, user_id: UserId, read_seq: u64 },
     /// This user's settings, all of them.
-    Settings {
-        conv_id: ConvId,
-        muted: bool,
-        pinned: bool,
-        hidden: bool,
-    },
+    Settings { conv_id: ConvId, muted: bool, pinned: bool, hidden: bool },
     /// This user is mentioned in a large conversation.
-    Mention {
-        conv_id: ConvId,
-        target: u64,
-        sender_id: UserId,
-    },
+    Mention { conv_id: ConvId, target: u64, sender_id: UserId },
     /// From the server API. In the log of `b:all` with its place, else without a conversation.
     Notification {
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -332,11 +293,7 @@ impl Serialize for HistoryEntry {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let message = matches!(self.event, Event::Message(_));
         let reactions = message.then_some(&*self.reactions);
-        HistoryEntryFields {
-            event: &self.event,
-            reactions,
-        }
-        .serialize(serializer)
+        HistoryEntryFields { event: &self.event, reactions }.serialize(serializer)
     }
 }
 

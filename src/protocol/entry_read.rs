@@ -8,9 +8,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::body::Body;
-use super::entry::{
-    ConversationChange, Entry, Event, HistoryEntry, MemberChange, Message, ReactionCount,
-};
+use super::entry::{ConversationChange, Entry, Event, HistoryEntry, MemberChange, Message, ReactionCount};
 use super::ids::{ConvId, MsgId, UserId};
 use super::request::{Range, Role};
 
@@ -84,14 +82,9 @@ impl Read {
         match serde_json::from_str::<Flat>(text) {
             Ok(mut flat) => {
                 let (seq, reactions) = (flat.seq, flat.reactions.take().unwrap_or_default());
-                let event = event(flat).map_err(|field| {
-                    serde_json::Error::custom(format_args!("missing field `{field}`"))
-                })?;
-                Ok(Self {
-                    seq,
-                    event,
-                    reactions,
-                })
+                let event =
+                    event(flat).map_err(|field| serde_json::Error::custom(format_args!("missing field `{field}`")))?;
+                Ok(Self { seq, event, reactions })
             }
             // An op of a later version may give a known name another type.
             Err(error) => {
@@ -99,11 +92,7 @@ impl Read {
                 if OPS.contains(&&*op) {
                     return Err(error);
                 }
-                Ok(Self {
-                    seq,
-                    event: Event::Unknown { op },
-                    reactions: Vec::new(),
-                })
+                Ok(Self { seq, event: Event::Unknown { op }, reactions: Vec::new() })
             }
         }
     }
@@ -136,76 +125,19 @@ fn event(flat: Flat) -> Result<Event, &'static str> {
             recalled: flat.recalled.unwrap_or_default(),
             edited_at: flat.edited_at,
         }),
-        "recall" => build!(
-            flat,
-            Event::Recall {
-                conv_id,
-                conv_seq,
-                target,
-                by
-            }
-        ),
-        "edit" => build!(
-            flat,
-            Event::Edit {
-                conv_id,
-                conv_seq,
-                target,
-                by,
-                body,
-                edited_at
-            }
-        ),
+        "recall" => build!(flat, Event::Recall { conv_id, conv_seq, target, by }),
+        "edit" => build!(flat, Event::Edit { conv_id, conv_seq, target, by, body, edited_at }),
         "reaction" => {
-            build!(
-                flat,
-                Event::Reaction {
-                    conv_id,
-                    conv_seq,
-                    target,
-                    user_id,
-                    key,
-                    add
-                }
-            )
+            build!(flat, Event::Reaction { conv_id, conv_seq, target, user_id, key, add })
         }
         "member" => member(flat)?,
         "conversation" => conversation(flat)?,
         "delete" => build!(flat, Event::Delete { conv_id, ranges }),
         "clear" => build!(flat, Event::Clear { conv_id, up_to }),
-        "read" => build!(
-            flat,
-            Event::Read {
-                conv_id,
-                read_seq,
-                unread
-            }
-        ),
-        "receipt" => build!(
-            flat,
-            Event::Receipt {
-                conv_id,
-                user_id,
-                read_seq
-            }
-        ),
-        "settings" => build!(
-            flat,
-            Event::Settings {
-                conv_id,
-                muted,
-                pinned,
-                hidden
-            }
-        ),
-        "mention" => build!(
-            flat,
-            Event::Mention {
-                conv_id,
-                target,
-                sender_id
-            }
-        ),
+        "read" => build!(flat, Event::Read { conv_id, read_seq, unread }),
+        "receipt" => build!(flat, Event::Receipt { conv_id, user_id, read_seq }),
+        "settings" => build!(flat, Event::Settings { conv_id, muted, pinned, hidden }),
+        "mention" => build!(flat, Event::Mention { conv_id, target, sender_id }),
         "notification" => Event::Notification {
             conv_id: flat.conv_id,
             conv_seq: flat.conv_seq,
@@ -236,22 +168,16 @@ fn member(flat: Flat) -> Result<Event, &'static str> {
 
 fn conversation(flat: Flat) -> Result<Event, &'static str> {
     let change = match take!(flat.change).as_str() {
-        "created" => ConversationChange::Created {
-            members: take!(flat.members),
-            title: flat.title,
-            attributes: flat.attributes,
-        },
+        "created" => {
+            ConversationChange::Created { members: take!(flat.members), title: flat.title, attributes: flat.attributes }
+        }
         "renamed" => build!(flat, ConversationChange::Renamed { title }),
         "attributes" => build!(flat, ConversationChange::Attributes { attributes }),
         "large" => ConversationChange::Large,
         "dissolved" => ConversationChange::Dissolved,
         _ => return Ok(Event::Unknown { op: flat.op }),
     };
-    Ok(Event::Conversation {
-        conv_id: take!(flat.conv_id),
-        conv_seq: take!(flat.conv_seq),
-        change,
-    })
+    Ok(Event::Conversation { conv_id: take!(flat.conv_id), conv_seq: take!(flat.conv_seq), change })
 }
 
 fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Read, D::Error> {
@@ -275,9 +201,7 @@ impl<'de> Deserialize<'de> for Entry {
 
 impl<'de> Deserialize<'de> for HistoryEntry {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Read {
-            event, reactions, ..
-        } = read(deserializer)?;
+        let Read { event, reactions, .. } = read(deserializer)?;
         Ok(Self { event, reactions })
     }
 }

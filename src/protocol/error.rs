@@ -140,10 +140,7 @@ impl ErrorCode {
     /// Whether the same request, sent again unchanged and later, may succeed.
     #[must_use]
     pub const fn retryable(self) -> bool {
-        matches!(
-            self,
-            Self::RateLimited | Self::Unavailable | Self::Overloaded
-        )
+        matches!(self, Self::RateLimited | Self::Unavailable | Self::Overloaded)
     }
 
     /// The close that always follows this error. `None`: the connection goes on, or the session
@@ -319,10 +316,7 @@ mod tests {
             assert_eq!(json, format!("\"{code}\""));
             assert_eq!(serde_json::from_str::<ErrorCode>(&json).unwrap(), code);
         }
-        assert_eq!(
-            serde_json::from_str::<ErrorCode>("\"new\"").unwrap(),
-            ErrorCode::Unknown
-        );
+        assert_eq!(serde_json::from_str::<ErrorCode>("\"new\"").unwrap(), ErrorCode::Unknown);
     }
 
     #[test]

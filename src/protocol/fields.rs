@@ -42,10 +42,7 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn need(&self, field: &'static str) -> Result<&'a RawValue, Fault> {
-        self.raw(field).ok_or(Fault {
-            field,
-            reason: MISSING,
-        })
+        self.raw(field).ok_or(Fault { field, reason: MISSING })
     }
 
     /// An integer in 0 ..= 2^53-1.
@@ -54,35 +51,23 @@ impl<'a> Fields<'a> {
             return Ok(None);
         };
         let number = as_number(raw);
-        number.map(Some).ok_or(Fault {
-            field,
-            reason: "must be an integer from 0 to 2^53-1",
-        })
+        number.map(Some).ok_or(Fault { field, reason: "must be an integer from 0 to 2^53-1" })
     }
 
     pub(super) fn need_number(&self, field: &'static str) -> Result<u64, Fault> {
-        self.number(field)?.ok_or(Fault {
-            field,
-            reason: MISSING,
-        })
+        self.number(field)?.ok_or(Fault { field, reason: MISSING })
     }
 
     /// A `conv_seq` of something that exists: from 1.
     pub(super) fn position(&self, field: &'static str) -> Result<Option<u64>, Fault> {
         match self.number(field)? {
-            Some(0) => Err(Fault {
-                field,
-                reason: "must be at least 1",
-            }),
+            Some(0) => Err(Fault { field, reason: "must be at least 1" }),
             number => Ok(number),
         }
     }
 
     pub(super) fn need_position(&self, field: &'static str) -> Result<u64, Fault> {
-        self.position(field)?.ok_or(Fault {
-            field,
-            reason: MISSING,
-        })
+        self.position(field)?.ok_or(Fault { field, reason: MISSING })
     }
 
     /// An integer in 1 ..= `max`; `default` when absent.
@@ -91,10 +76,7 @@ impl<'a> Fields<'a> {
         u32::try_from(number)
             .ok()
             .filter(|limit| (1..=max).contains(limit))
-            .ok_or(Fault {
-                field,
-                reason: "is out of range",
-            })
+            .ok_or(Fault { field, reason: "is out of range" })
     }
 
     pub(super) fn flag(&self, field: &'static str) -> Result<Option<bool>, Fault> {
@@ -102,10 +84,7 @@ impl<'a> Fields<'a> {
             None => Ok(None),
             Some("true") => Ok(Some(true)),
             Some("false") => Ok(Some(false)),
-            Some(_) => Err(Fault {
-                field,
-                reason: "must be true or false",
-            }),
+            Some(_) => Err(Fault { field, reason: "must be true or false" }),
         }
     }
 
@@ -114,10 +93,7 @@ impl<'a> Fields<'a> {
             return Ok(None);
         };
         let text = as_text(raw);
-        text.map(Some).ok_or(Fault {
-            field,
-            reason: "must be a string",
-        })
+        text.map(Some).ok_or(Fault { field, reason: "must be a string" })
     }
 
     /// A string whose size, as `measure` counts it, is within `allowed`.
@@ -129,10 +105,7 @@ impl<'a> Fields<'a> {
     ) -> Result<Option<String>, Fault> {
         match self.text(field)? {
             Some(text) if allowed.contains(&measure(&text)) => Ok(Some(text.into_owned())),
-            Some(_) => Err(Fault {
-                field,
-                reason: "is empty or too long",
-            }),
+            Some(_) => Err(Fault { field, reason: "is empty or too long" }),
             None => Ok(None),
         }
     }
@@ -144,10 +117,7 @@ impl<'a> Fields<'a> {
         let Some(text) = self.text(field)? else {
             return Ok(None);
         };
-        let id = T::try_from(&text).map_err(|_| Fault {
-            field,
-            reason: "is not a valid id",
-        })?;
+        let id = T::try_from(&text).map_err(|_| Fault { field, reason: "is not a valid id" })?;
         Ok(Some(id))
     }
 
@@ -155,10 +125,7 @@ impl<'a> Fields<'a> {
         &self,
         field: &'static str,
     ) -> Result<T, Fault> {
-        self.id(field)?.ok_or(Fault {
-            field,
-            reason: MISSING,
-        })
+        self.id(field)?.ok_or(Fault { field, reason: MISSING })
     }
 
     /// An array of ids with a number of items within `allowed`.
@@ -170,22 +137,13 @@ impl<'a> Fields<'a> {
         let Some(raw) = self.raw(field) else {
             return Ok(None);
         };
-        let items = as_array(raw).ok_or(Fault {
-            field,
-            reason: "must be an array",
-        })?;
+        let items = as_array(raw).ok_or(Fault { field, reason: "must be an array" })?;
         if !allowed.contains(&items.len()) {
-            return Err(Fault {
-                field,
-                reason: "has too few or too many items",
-            });
+            return Err(Fault { field, reason: "has too few or too many items" });
         }
         let id = |item: &RawValue| T::try_from(&as_text(item)?).ok();
         let ids = items.into_iter().map(id).collect::<Option<Vec<T>>>();
-        ids.map(Some).ok_or(Fault {
-            field,
-            reason: "holds something that is not a valid id",
-        })
+        ids.map(Some).ok_or(Fault { field, reason: "holds something that is not a valid id" })
     }
 
     /// A word of a closed set, read by the type's own `Deserialize`.
@@ -193,10 +151,7 @@ impl<'a> Fields<'a> {
         let Some(raw) = self.raw(field) else {
             return Ok(None);
         };
-        let fault = Fault {
-            field,
-            reason: "is not one of the words allowed",
-        };
+        let fault = Fault { field, reason: "is not one of the words allowed" };
         // Serde also takes `{"word":null}` for a word.
         match serde_json::from_str(raw.get()) {
             Ok(word) if raw.get().starts_with('"') => Ok(Some(word)),
@@ -209,10 +164,7 @@ impl<'a> Fields<'a> {
             return Ok(None);
         };
         let body = Body::from_raw(raw);
-        body.map(Some).map_err(|_| Fault {
-            field,
-            reason: "must be an object",
-        })
+        body.map(Some).map_err(|_| Fault { field, reason: "must be an object" })
     }
 }
 
@@ -232,11 +184,7 @@ pub(super) fn as_number(raw: &RawValue) -> Option<u64> {
 pub(super) fn as_text(raw: &RawValue) -> Option<Cow<'_, str>> {
     let text = raw.get();
     let inner = text.strip_prefix('"')?.strip_suffix('"')?;
-    if inner.contains('\\') {
-        serde_json::from_str(text).ok().map(Cow::Owned)
-    } else {
-        Some(Cow::Borrowed(inner))
-    }
+    if inner.contains('\\') { serde_json::from_str(text).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inner)) }
 }
 
 pub(super) fn as_array(raw: &RawValue) -> Option<Vec<&RawValue>> {

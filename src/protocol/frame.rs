@@ -208,13 +208,7 @@ impl ServerFrame {
             "welcome" => Self::Welcome(serde_json::from_str(text)?),
             "reset" => Self::Reset(serde_json::from_str(text)?),
             "ping" => read!(text, Ping { head_seq: u64 }),
-            "typing" => read!(
-                text,
-                Typing {
-                    conv_id: ConvId,
-                    user_id: UserId
-                }
-            ),
+            "typing" => read!(text, Typing { conv_id: ConvId, user_id: UserId }),
             "error" => Self::Error(serde_json::from_str(text)?),
             kind => Self::answer(kind, text)?,
         })
@@ -253,10 +247,7 @@ pub fn write_sync_frame<'a>(
     if let Some(id) = id {
         let _ = write!(out, r#""id":{},"#, text_of(id));
     }
-    let _ = write!(
-        out,
-        r#""from_seq":{from_seq},"to_seq":{to_seq},"live":{live},"entries":["#
-    );
+    let _ = write!(out, r#""from_seq":{from_seq},"to_seq":{to_seq},"live":{live},"entries":["#);
     for (index, (seq, encoded)) in entries.enumerate() {
         let comma = if index == 0 { "" } else { "," };
         let _ = write!(out, r#"{comma}{{"seq":{seq},{encoded}"#);
@@ -278,10 +269,7 @@ pub struct EncodedHeads<'a> {
 }
 
 /// Appends a `heads` frame. The text equals that of the same [`ServerFrame::Heads`] byte for byte.
-pub fn write_heads_frame<'a>(
-    out: &mut String,
-    conversations: impl IntoIterator<Item = EncodedHeads<'a>>,
-) {
+pub fn write_heads_frame<'a>(out: &mut String, conversations: impl IntoIterator<Item = EncodedHeads<'a>>) {
     out.push_str(r#"{"type":"heads","conversations":["#);
     for (index, item) in conversations.into_iter().enumerate() {
         let comma = if index == 0 { "" } else { "," };

@@ -198,11 +198,7 @@ impl ConvId {
     /// The same user twice gives `d:a:a`, which no rule accepts; the caller refuses it before.
     #[must_use]
     pub fn direct(one: &UserId, other: &UserId) -> Self {
-        let (a, b) = if one <= other {
-            (one, other)
-        } else {
-            (other, one)
-        };
+        let (a, b) = if one <= other { (one, other) } else { (other, one) };
         Self(Arc::from(format!("d:{a}:{b}")))
     }
 
@@ -229,26 +225,12 @@ mod tests {
 
     #[test]
     fn a_direct_conversation_is_sorted_and_splits_back() {
-        let (a, b) = (
-            UserId::parse("alice").unwrap(),
-            UserId::parse("bob@x").unwrap(),
-        );
+        let (a, b) = (UserId::parse("alice").unwrap(), UserId::parse("bob@x").unwrap());
         let conv = ConvId::direct(&b, &a);
         assert_eq!(conv, "d:alice:bob@x");
         assert_eq!(conv.direct_members(), Some((a.clone(), b)));
-        assert_eq!(
-            ConvId::direct(&a, &a).direct_members(),
-            Some((a.clone(), a))
-        );
-        for bad in [
-            "d:bob:alice",
-            "d:alice",
-            "d::bob",
-            "d:a:b:c",
-            "g:a:b",
-            "d:",
-            "d::",
-        ] {
+        assert_eq!(ConvId::direct(&a, &a).direct_members(), Some((a.clone(), a)));
+        for bad in ["d:bob:alice", "d:alice", "d::bob", "d:a:b:c", "g:a:b", "d:", "d::"] {
             assert_eq!(ConvId::parse(bad).unwrap().direct_members(), None, "{bad}");
         }
     }

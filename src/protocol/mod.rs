@@ -34,24 +34,21 @@ mod scan;
 pub mod schema;
 
 pub use answer::{
-    Answer, AnswerBody, ConversationKind, ConversationSettings, ConversationSummary, DeviceInfo,
-    EditChange, LastMessage, MemberInfo, ReactionChange, RecallChange, UserPresence,
+    Answer, AnswerBody, ConversationKind, ConversationSettings, ConversationSummary, DeviceInfo, EditChange,
+    LastMessage, MemberInfo, ReactionChange, RecallChange, UserPresence,
 };
 pub use body::{Body, InvalidBody};
-pub use entry::{
-    ConversationChange, Entry, Event, HistoryEntry, MemberChange, Message, ReactionCount,
-};
+pub use entry::{ConversationChange, Entry, Event, HistoryEntry, MemberChange, Message, ReactionCount};
 pub use error::{CloseCode, ErrorCode, ErrorFrame, close_reconnects};
 pub use frame::{
-    EncodedHeads, HeadsItem, Reset, ResetReason, ServerFrame, SyncFrame, SyncMode, Welcome,
-    write_heads_frame, write_sync_frame,
+    EncodedHeads, HeadsItem, Reset, ResetReason, ServerFrame, SyncFrame, SyncMode, Welcome, write_heads_frame,
+    write_sync_frame,
 };
 pub use ids::{ConvId, DeviceId, InvalidId, MsgId, UserId};
 pub use limits::Limits;
 pub use parse::{ParseLimits, Reject};
 pub use request::{
-    ClientFrame, ClientInfo, Cursor, Envelope, Hello, HistoryFrom, HistoryMode, Range, Request,
-    Role, Send, SendTo,
+    ClientFrame, ClientInfo, Cursor, Envelope, Hello, HistoryFrom, HistoryMode, Range, Request, Role, Send, SendTo,
 };
 
 /// The WebSocket subprotocol both sides must agree on.

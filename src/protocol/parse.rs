@@ -12,9 +12,7 @@ use std::collections::BTreeMap;
 use super::error::{ErrorCode, ErrorFrame};
 use super::fields::{Fault, Fields, as_number, as_text};
 use super::ids::{ConvId, MsgId};
-use super::limits::{
-    MAX_BODY, MAX_CLIENT_INFO_CHARS, MAX_EPOCH, MAX_HELLO_CONVERSATIONS, MAX_NESTING, MAX_TOKEN,
-};
+use super::limits::{MAX_BODY, MAX_CLIENT_INFO_CHARS, MAX_EPOCH, MAX_HELLO_CONVERSATIONS, MAX_NESTING, MAX_TOKEN};
 use super::parse_request::reader;
 use super::request::{ClientFrame, ClientInfo, Cursor, Envelope, Hello};
 use super::scan::scan;
@@ -48,22 +46,12 @@ pub struct Reject {
 
 impl Reject {
     fn new(id: Option<MsgId>, code: ErrorCode) -> Self {
-        Self {
-            id,
-            code,
-            field: None,
-            message: code.default_message().to_owned(),
-        }
+        Self { id, code, field: None, message: code.default_message().to_owned() }
     }
 
     fn fault(id: Option<MsgId>, code: ErrorCode, fault: &Fault) -> Self {
         let message = format!("The field {} {}.", fault.field, fault.reason);
-        Self {
-            id,
-            code,
-            field: Some(fault.field),
-            message,
-        }
+        Self { id, code, field: Some(fault.field), message }
     }
 
     /// The frame that tells the client.
@@ -119,12 +107,10 @@ impl ClientFrame {
         let id = fields.need_id::<MsgId>("id");
         let echo = id.as_ref().ok().cloned();
         let kind = fields.raw("type").and_then(as_text);
-        client_frame(kind.as_deref().unwrap_or_default(), id, &fields, limits).map_err(|wrong| {
-            match wrong {
-                Wrong::Type => Reject::new(echo, ErrorCode::UnknownType),
-                Wrong::Field(fault) => Reject::fault(echo, ErrorCode::InvalidField, &fault),
-                Wrong::TooLarge(fault) => Reject::fault(echo, ErrorCode::TooLarge, &fault),
-            }
+        client_frame(kind.as_deref().unwrap_or_default(), id, &fields, limits).map_err(|wrong| match wrong {
+            Wrong::Type => Reject::new(echo, ErrorCode::UnknownType),
+            Wrong::Field(fault) => Reject::fault(echo, ErrorCode::InvalidField, &fault),
+            Wrong::TooLarge(fault) => Reject::fault(echo, ErrorCode::TooLarge, &fault),
         })
     }
 }
@@ -136,23 +122,14 @@ fn client_frame(
     limits: &ParseLimits,
 ) -> Result<ClientFrame, Wrong> {
     let frame = match kind {
-        "ack" => ClientFrame::Ack {
-            seq: fields.need_number("seq")?,
-        },
-        "pong" => ClientFrame::Pong {
-            seq: fields.need_number("seq")?,
-        },
-        "typing" => ClientFrame::Typing {
-            conv_id: fields.need_id("conv_id")?,
-        },
+        "ack" => ClientFrame::Ack { seq: fields.need_number("seq")? },
+        "pong" => ClientFrame::Pong { seq: fields.need_number("seq")? },
+        "typing" => ClientFrame::Typing { conv_id: fields.need_id("conv_id")? },
         "hello" => ClientFrame::Hello(hello(id?, fields)?),
         _ => {
             let read = reader(kind).ok_or(Wrong::Type)?;
             let id = id?;
-            ClientFrame::Request(Envelope {
-                id,
-                request: read(fields, limits)?,
-            })
+            ClientFrame::Request(Envelope { id, request: read(fields, limits)? })
         }
     };
     Ok(frame)
@@ -177,15 +154,9 @@ fn cursor(fields: &Fields<'_>) -> Result<Option<Cursor>, Fault> {
     let read = || {
         let inner = Fields::read(raw.get())?;
         let epoch = inner.sized("epoch", 1..=MAX_EPOCH, str::len).ok()??;
-        Some(Cursor {
-            epoch,
-            seq: inner.need_number("seq").ok()?,
-        })
+        Some(Cursor { epoch, seq: inner.need_number("seq").ok()? })
     };
-    read().map(Some).ok_or(Fault {
-        field,
-        reason: "must be an object with epoch and seq",
-    })
+    read().map(Some).ok_or(Fault { field, reason: "must be an object with epoch and seq" })
 }
 
 fn held(fields: &Fields<'_>) -> Result<BTreeMap<ConvId, u64>, Fault> {
@@ -193,22 +164,13 @@ fn held(fields: &Fields<'_>) -> Result<BTreeMap<ConvId, u64>, Fault> {
     let Some(raw) = fields.raw(field) else {
         return Ok(BTreeMap::new());
     };
-    let inner = Fields::read(raw.get()).ok_or(Fault {
-        field,
-        reason: "must be an object",
-    })?;
+    let inner = Fields::read(raw.get()).ok_or(Fault { field, reason: "must be an object" })?;
     if inner.iter().count() > MAX_HELLO_CONVERSATIONS {
-        return Err(Fault {
-            field,
-            reason: "has too many entries",
-        });
+        return Err(Fault { field, reason: "has too many entries" });
     }
     let entry = |(key, raw)| Some((ConvId::parse(key).ok()?, as_number(raw)?));
     let held = inner.iter().map(entry).collect::<Option<_>>();
-    held.ok_or(Fault {
-        field,
-        reason: "must map conversation ids to integers",
-    })
+    held.ok_or(Fault { field, reason: "must map conversation ids to integers" })
 }
 
 fn client_info(fields: &Fields<'_>) -> Result<Option<ClientInfo>, Fault> {
@@ -216,21 +178,12 @@ fn client_info(fields: &Fields<'_>) -> Result<Option<ClientInfo>, Fault> {
     let Some(raw) = fields.raw(field) else {
         return Ok(None);
     };
-    let inner = Fields::read(raw.get()).ok_or(Fault {
-        field,
-        reason: "must be an object",
-    })?;
+    let inner = Fields::read(raw.get()).ok_or(Fault { field, reason: "must be an object" })?;
     let text = |name| {
         let read = inner.sized(name, 0..=MAX_CLIENT_INFO_CHARS, characters);
-        read.map_err(|_| Fault {
-            field,
-            reason: "has a name or version that is too long",
-        })
+        read.map_err(|_| Fault { field, reason: "has a name or version that is too long" })
     };
-    Ok(Some(ClientInfo {
-        name: text("name")?,
-        version: text("version")?,
-    }))
+    Ok(Some(ClientInfo { name: text("name")?, version: text("version")? }))
 }
 
 pub(super) fn characters(text: &str) -> usize {

@@ -426,10 +426,7 @@ impl Request {
     #[must_use]
     pub fn conv_id(&self) -> Option<&ConvId> {
         match self {
-            Self::Send(Send {
-                to: SendTo::Conv(conv_id),
-                ..
-            })
+            Self::Send(Send { to: SendTo::Conv(conv_id), .. })
             | Self::Recall { conv_id, .. }
             | Self::Edit { conv_id, .. }
             | Self::React { conv_id, .. }

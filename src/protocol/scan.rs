@@ -92,10 +92,7 @@ fn hex4(bytes: &[u8]) -> Option<(u32, &[u8])> {
 
 fn check_number(bytes: &[u8]) -> Result<&[u8], Defect> {
     let is_part = |b: &u8| matches!(b, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
-    let end = bytes
-        .iter()
-        .position(|b| !is_part(b))
-        .unwrap_or(bytes.len());
+    let end = bytes.iter().position(|b| !is_part(b)).unwrap_or(bytes.len());
     let (number, rest) = bytes.split_at(end);
     let fits = match std::str::from_utf8(number) {
         // Fewer than 19 digits always fit, and no float this short without an exponent is infinite.
@@ -139,16 +136,7 @@ mod tests {
         }
         assert_eq!(scan("{\"a b\":1}", 3), Ok(Scanned { compact: true }));
         assert_eq!(scan("{\"a\": 1}", 3), Ok(Scanned { compact: false }));
-        for stump in [
-            "\"",
-            "\"\\",
-            "\"\\u",
-            "\"\\u12",
-            "\"\\ud83d\\u",
-            "-",
-            "",
-            "]]]]",
-        ] {
+        for stump in ["\"", "\"\\", "\"\\u", "\"\\u12", "\"\\ud83d\\u", "-", "", "]]]]"] {
             let _ = scan(stump, 3);
         }
     }

@@ -21,45 +21,19 @@ pub fn document() -> Value {
     let mut defs = generator.take_definitions(true);
 
     let events = named(&mut defs, "Event", "op", |name| format!("{name}Event"));
-    let requests = named(&mut defs, "Envelope", "type", |name| {
-        format!("{name}Request")
-    });
+    let requests = named(&mut defs, "Envelope", "type", |name| format!("{name}Request"));
     let answers = named(&mut defs, "Answer", "type", |name| format!("{name}Answer"));
-    let client = named(&mut defs, "ClientFrame", "type", |name| {
-        format!("Client{name}")
-    });
-    let server = named(&mut defs, "ServerFrame", "type", |name| {
-        format!("{name}Frame")
-    });
+    let client = named(&mut defs, "ClientFrame", "type", |name| format!("Client{name}"));
+    let server = named(&mut defs, "ServerFrame", "type", |name| format!("{name}Frame"));
     defs.remove("Envelope");
     for inlined in ["Hello", "Send", "Message", "Welcome", "Reset"] {
         defs.remove(inlined);
     }
     union(&mut defs, "Event", "One thing that happened.", events);
-    union(
-        &mut defs,
-        "Request",
-        "Answered once, by a frame with the same id.",
-        requests,
-    );
-    union(
-        &mut defs,
-        "Answer",
-        "Carries the id of its request.",
-        answers,
-    );
-    union(
-        &mut defs,
-        "ClientFrame",
-        "Anything a client sends.",
-        [client, refs(["Request"])].concat(),
-    );
-    union(
-        &mut defs,
-        "ServerFrame",
-        "Anything a server sends.",
-        [server, refs(["Answer"])].concat(),
-    );
+    union(&mut defs, "Request", "Answered once, by a frame with the same id.", requests);
+    union(&mut defs, "Answer", "Carries the id of its request.", answers);
+    union(&mut defs, "ClientFrame", "Anything a client sends.", [client, refs(["Request"])].concat());
+    union(&mut defs, "ServerFrame", "Anything a server sends.", [server, refs(["Answer"])].concat());
     entries(&mut defs);
     let mut document = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -73,16 +47,9 @@ pub fn document() -> Value {
 
 /// Gives each variant of the union `name` a definition of its own; the references to them.
 /// Variants without a constant `tag` (references to another union) are left out.
-fn named(
-    defs: &mut Definitions,
-    name: &str,
-    tag: &str,
-    label: impl Fn(&str) -> String,
-) -> Vec<Value> {
+fn named(defs: &mut Definitions, name: &str, tag: &str, label: impl Fn(&str) -> String) -> Vec<Value> {
     let union = defs.get(name).cloned().unwrap_or_default();
-    let variants = ["oneOf", "anyOf"]
-        .iter()
-        .find_map(|key| union.get(key)?.as_array());
+    let variants = ["oneOf", "anyOf"].iter().find_map(|key| union.get(key)?.as_array());
     let mut names = Vec::new();
     for variant in variants.into_iter().flatten() {
         let mut flat = json!({ "type": "object" });
@@ -91,10 +58,7 @@ fn named(
         };
         // The tag first, then what all variants share, then the variant's own.
         merge(&mut flat, variant);
-        merge(
-            &mut flat,
-            &json!({ "properties": union.get("properties"), "required": union.get("required") }),
-        );
+        merge(&mut flat, &json!({ "properties": union.get("properties"), "required": union.get("required") }));
         if let Some(inner) = variant.get("$ref").and_then(|target| resolve(defs, target)) {
             merge(&mut flat, inner);
         }
@@ -139,17 +103,11 @@ fn camel(word: &str) -> String {
 }
 
 fn refs<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> Vec<Value> {
-    names
-        .into_iter()
-        .map(|name| json!({ "$ref": format!("#/$defs/{}", name.as_ref()) }))
-        .collect()
+    names.into_iter().map(|name| json!({ "$ref": format!("#/$defs/{}", name.as_ref()) })).collect()
 }
 
 fn union(defs: &mut Definitions, name: &str, description: &str, of: Vec<Value>) {
-    defs.insert(
-        name.to_owned(),
-        json!({ "description": description, "anyOf": of }),
-    );
+    defs.insert(name.to_owned(), json!({ "description": description, "anyOf": of }));
 }
 
 /// Entries are an event and something more.
@@ -176,10 +134,7 @@ fn entries(defs: &mut Definitions) {
 fn bound_integers(schema: &mut Value) {
     match schema {
         Value::Object(map) => {
-            if map
-                .remove("format")
-                .is_some_and(|format| format == "uint64")
-            {
+            if map.remove("format").is_some_and(|format| format == "uint64") {
                 map.insert("maximum".to_owned(), json!(MAX_SAFE_INTEGER));
             }
             map.values_mut().for_each(bound_integers);

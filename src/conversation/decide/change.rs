@@ -95,15 +95,14 @@ impl Desk<'_> {
             return Err(ErrorCode::Gone.into());
         }
         self.in_time(&message)?;
-        let conv_seq =
-            self.change(caller, &message, ChangeKind::Edit, |conv_id, conv_seq, edited_at| Event::Edit {
-                conv_id,
-                conv_seq,
-                target,
-                by: caller.clone(),
-                body: body.clone(),
-                edited_at,
-            });
+        let conv_seq = self.change(caller, &message, ChangeKind::Edit, |conv_id, conv_seq, edited_at| Event::Edit {
+            conv_id,
+            conv_seq,
+            target,
+            by: caller.clone(),
+            body: body.clone(),
+            edited_at,
+        });
         state.edits.push(conv_seq);
         self.set_target(target, &state);
         Ok(ok(conv_seq))

@@ -171,7 +171,8 @@ impl Desk<'_> {
             info.title = Some(title.clone());
             self.changed(Kind::Changed, caller, ConversationChange::Renamed { title: title.clone() });
         }
-        if let Some(attributes) = attributes.filter(|new| !info.attributes.as_ref().is_some_and(|old| old.same_value(new)))
+        if let Some(attributes) =
+            attributes.filter(|new| !info.attributes.as_ref().is_some_and(|old| old.same_value(new)))
         {
             info.attributes = Some(attributes.clone());
             self.changed(Kind::Changed, caller, ConversationChange::Attributes { attributes: attributes.clone() });

@@ -10,11 +10,11 @@ mod send;
 
 use std::sync::Arc;
 
+use super::Refusal;
 use super::entry::{Appended, Header, Kind};
 use super::member::Member;
 use super::rows::{self, Info};
 use super::state::Conversation;
-use super::Refusal;
 use crate::config::Policy;
 use crate::protocol::{AnswerBody, ErrorCode, Event, Request, UserId};
 use crate::store::{self, RowKey, Span, Store};
@@ -75,10 +75,7 @@ impl std::fmt::Debug for dyn Store {
 /// Whether a request changes who is a member: such a one is committed alone, so that the members an
 /// entry goes to are the same for a whole commit.
 pub fn changes_membership(request: &Request) -> bool {
-    matches!(
-        request,
-        Request::Create { .. } | Request::Invite { .. } | Request::Remove { .. } | Request::Leave { .. }
-    )
+    matches!(request, Request::Create { .. } | Request::Invite { .. } | Request::Remove { .. } | Request::Leave { .. })
 }
 
 impl Desk<'_> {

@@ -53,11 +53,7 @@ impl Desk<'_> {
 
     /// Answered before anything else is checked: also after the sender left, also after a recall.
     fn duplicate(&self, sent: SentAs, content: u64) -> Decision<AnswerBody> {
-        if sent.content == content {
-            Ok(self.sent(sent, true))
-        } else {
-            Err(ErrorCode::IdempotencyConflict.into())
-        }
+        if sent.content == content { Ok(self.sent(sent, true)) } else { Err(ErrorCode::IdempotencyConflict.into()) }
     }
 
     fn may_send(&self, caller: &UserId, send: &Send) -> Decision<()> {

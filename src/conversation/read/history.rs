@@ -7,9 +7,7 @@ use crate::conversation::decide::NotDecided;
 use crate::conversation::entry::{self, Kind};
 use crate::conversation::rows::Target;
 use crate::protocol::limits::{MAX_REACTION_USERS, MAX_SERVER_FRAME};
-use crate::protocol::{
-    AnswerBody, ConvId, Event, HistoryEntry, HistoryFrom, Message, ReactionCount, UserId,
-};
+use crate::protocol::{AnswerBody, ConvId, Event, HistoryEntry, HistoryFrom, Message, ReactionCount, UserId};
 use crate::store::{Entry, Span};
 
 type Result<T> = std::result::Result<T, NotDecided>;
@@ -119,11 +117,7 @@ impl Reader<'_> {
     }
 
     /// Body, time and author of the edit at `seq`.
-    pub(super) async fn edit_at(
-        &self,
-        seen: &Seen,
-        seq: u64,
-    ) -> Result<Option<(crate::protocol::Body, u64, UserId)>> {
+    pub(super) async fn edit_at(&self, seen: &Seen, seq: u64) -> Result<Option<(crate::protocol::Body, u64, UserId)>> {
         let span = Span { after: seq - 1, up_to: seq, limit: 1, max_bytes: usize::MAX, backward: false };
         let entries = self.store.entries(&seen.view.timeline, span).await?;
         let edit = entries.first().and_then(|entry| entry::kind_and_text(&entry.data));

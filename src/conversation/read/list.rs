@@ -1,13 +1,13 @@
 //! `conversations` (the recent-contacts list) and `members`.
 
 use super::{Reader, Seen, damaged};
+use crate::conversation::Refusal;
 use crate::conversation::decide::NotDecided;
 use crate::conversation::entry::{self, Kind};
 use crate::conversation::inbox::read_row;
 use crate::conversation::member::Member;
 use crate::conversation::rows;
 use crate::conversation::user_row::UserRow;
-use crate::conversation::Refusal;
 use crate::protocol::limits::MAX_LAST_BODY;
 use crate::protocol::{
     AnswerBody, ConvId, ConversationKind, ConversationSummary, LastMessage, MemberInfo, Message, UserId,
@@ -51,7 +51,11 @@ impl Reader<'_> {
             if let Some(seen) = self.seen(&place.1).await? {
                 let summary = self.summary(&seen).await?;
                 bytes += 512 + summary.attributes.as_ref().map_or(0, crate::protocol::Body::len);
-                bytes += summary.last.as_ref().and_then(|last| last.message.body.as_ref()).map_or(0, crate::protocol::Body::len);
+                bytes += summary
+                    .last
+                    .as_ref()
+                    .and_then(|last| last.message.body.as_ref())
+                    .map_or(0, crate::protocol::Body::len);
                 conversations.push(summary);
             }
             last = Some(place);
