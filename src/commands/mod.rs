@@ -4,6 +4,7 @@ mod open_store;
 mod serve;
 mod token;
 
+use std::io::IsTerminal;
 use std::path::Path;
 
 use clap::{ArgMatches, Command};
@@ -39,10 +40,8 @@ struct Entry {
 }
 
 /// All commands, in the order of `--help`.
-const COMMANDS: &[Entry] = &[
-    Entry { command: serve::command, run: serve::run },
-    Entry { command: token::command, run: token::run },
-];
+const COMMANDS: &[Entry] =
+    &[Entry { command: serve::command, run: serve::run }, Entry { command: token::command, run: token::run }];
 
 /// Runs the command named on the command line.
 pub(crate) fn run() -> Result<(), Failure> {
@@ -70,5 +69,9 @@ pub(crate) fn settings(defaults: Options, matches: &ArgMatches) -> Result<Settin
 pub(crate) fn start_logging() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     // Fails only when a subscriber is installed already, which then logs.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .try_init();
 }

@@ -25,9 +25,10 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     // Before anything is opened: a signal during the start must not be missed.
     let mut signals = Signals::new().map_err(Failure::failed)?;
     let clock = Clock::system();
+    let verifier = server::verifier(settings, clock.clone()).map_err(start_failure)?;
     let opened = open(&settings.store, &clock)?;
     let store = Arc::clone(&opened.store);
-    let parts = Parts::assemble(settings, store, clock, rand::random()).await.map_err(start_failure)?;
+    let parts = Parts::assemble(settings, store, verifier, clock, rand::random()).await.map_err(start_failure)?;
     let listener = server::bind(&settings.listen).await.map_err(start_failure)?;
     let server = Server::start(settings, parts, listener).await.map_err(start_failure)?;
     announce(&server, settings);
