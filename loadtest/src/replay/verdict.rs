@@ -109,7 +109,10 @@ async fn judge_device(
         let mut differences = Vec::new();
         for oracle in groups {
             let held = held.get(&oracle.conv_id);
-            let mut comparison = comparison(&person.user, &slot.id, oracle, viewer(slot, held));
+            let viewer = viewer(slot, held);
+            let resets = slot.resets.load(Relaxed);
+            let name = format!("{} ({viewer:?}, {resets} resets)", slot.id);
+            let mut comparison = comparison(&person.user, &name, oracle, viewer);
             comparison.run(held.map(|held| &held.seen));
             if seq != head {
                 comparison.note(None, format!("the cursor is {seq}, the server's head {head}"));
