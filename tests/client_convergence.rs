@@ -256,9 +256,8 @@ fn same(one: &View, other: &View) -> Result<(), String> {
         if a.left && b.left {
             let seqs: Vec<u64> = a.messages.keys().copied().collect();
             for seq in seqs {
-                let gone = |view: &ConversationView| {
-                    view.messages.get(&seq).is_some_and(|message| message.body.is_none())
-                };
+                let gone =
+                    |view: &ConversationView| view.messages.get(&seq).is_some_and(|message| message.body.is_none());
                 if gone(&a) || gone(&b) {
                     let _ = (a.messages.remove(&seq), b.messages.remove(&seq));
                 }
