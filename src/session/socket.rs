@@ -181,7 +181,7 @@ impl<S: Transport> Socket<S> {
     /// Writes what is gathered and a close frame, and waits for the peer's answer, not for long.
     pub(super) async fn close(mut self, code: u16, reason: &'static str) {
         let deadline = Instant::now() + self.limits.close_grace;
-        if self.flush().await.is_err() {
+        if !matches!(timeout_at(deadline, self.flush()).await, Ok(Ok(()))) {
             return;
         }
         let frame = CloseFrame { code: code.into(), reason: Utf8Bytes::from_static(reason) };

@@ -124,3 +124,11 @@ async fn the_reason_of_a_close_comes_behind_what_was_gathered() {
     assert!(peer.next().await.is_none());
     closing.await.expect("closed");
 }
+
+#[tokio::test]
+async fn a_close_does_not_wait_for_a_peer_that_reads_nothing() {
+    let (mut socket, _peer) = pair().await;
+    socket.limits.write_stall = Duration::from_secs(3600);
+    socket.feed_text(&"x".repeat(10_000));
+    socket.close(1012, "server restarts").await;
+}
