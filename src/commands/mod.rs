@@ -1,6 +1,5 @@
 //! One file per command; this one only knows their names.
 
-mod open_store;
 mod serve;
 mod token;
 

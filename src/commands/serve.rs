@@ -1,13 +1,17 @@
 //! `everline serve`: builds the rooms in their order and runs until it is told to stop.
 
+use std::future::pending;
 use std::sync::Arc;
 
 use clap::{ArgMatches, Command};
-use everline::config::{Clock, Options, Settings, options};
-use everline::server::{self, Handle, Parts, Server};
+use everline::config::{Clock, Options, Settings, StoreChoice, options};
+use everline::server::{self, Handle, Observer, Parts, Server};
+use everline::store::Store;
+use everline::store::embedded::{self, Embedded};
+use everline::store::sim::{Faults, Sim, SimOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::spawn_blocking;
 
-use super::open_store::open;
 use super::{Failure, settings, start_logging};
 
 pub(super) fn command() -> Command {
@@ -26,16 +30,18 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     let mut signals = Signals::new().map_err(Failure::failed)?;
     let clock = Clock::system();
     let verifier = server::verifier(settings, clock.clone()).map_err(start_failure)?;
-    let opened = open(&settings.store, &clock)?;
-    let store = Arc::clone(&opened.store);
-    let parts = Parts::assemble(settings, store, verifier, clock, rand::random()).await.map_err(start_failure)?;
+    let opened = Opened::open(&settings.store, &clock).await?;
+    let mut parts = Parts::assemble(settings, opened.store.clone(), verifier, clock, rand::random())
+        .await
+        .map_err(start_failure)?;
+    parts.observe = opened.observer();
     let listener = server::bind(&settings.listen).await.map_err(start_failure)?;
     let server = Server::start(settings, parts, listener).await.map_err(start_failure)?;
     announce(&server, settings);
     tokio::select! {
         biased;
-        // Nothing may be acked any more, and nothing can be mended from within.
-        why = opened.failed() => return Err(Failure::Failed(format!("the store has failed: {why}"))),
+        // A store that cannot promise durability any more must not serve on.
+        why = opened.failed() => return Err(Failure::Failed(format!("the store failed: {why}"))),
         () = signals.next() => {}
     }
     tokio::select! {
@@ -43,7 +49,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         // Whoever asks twice does not want to wait.
         () = signals.next() => Err(Failure::Failed("stopped at once".to_owned())),
         finished = server.stop() => {
-            opened.close();
+            opened.close().await?;
             tracing::info!(finished, "stopped");
             Ok(())
         }
@@ -55,6 +61,68 @@ fn announce(server: &Handle, settings: &Settings) {
     tracing::info!(addr = %server.addr(), scheme, "listening");
     if let Some(addr) = server.metrics_addr() {
         tracing::info!(%addr, "metrics");
+    }
+}
+
+/// The store the configuration names, and what only some stores have.
+struct Opened {
+    store: Arc<dyn Store>,
+    embedded: Option<Arc<Embedded>>,
+}
+
+impl Opened {
+    async fn open(choice: &StoreChoice, clock: &Clock) -> Result<Self, Failure> {
+        let clock = clock.clone();
+        match choice {
+            StoreChoice::Memory => {
+                let options = SimOptions { seed: rand::random(), clock, together: true, faults: Faults::none() };
+                Ok(Self { store: Arc::new(Sim::new(options)), embedded: None })
+            }
+            StoreChoice::Embedded(dir) => {
+                let options = embedded::Options::new(dir, clock);
+                let opened = spawn_blocking(move || Embedded::open(options)).await.map_err(Failure::failed)?;
+                let embedded = opened.map_err(Failure::failed)?;
+                Ok(Self { store: embedded.clone(), embedded: Some(embedded) })
+            }
+        }
+    }
+
+    /// Shows the store's own counters in `/metrics`.
+    fn observer(&self) -> Option<Observer> {
+        let embedded = self.embedded.clone()?;
+        Some(Arc::new(move || {
+            let seen = embedded.counters();
+            for (name, value) in [
+                ("everline_store_group_commits_total", seen.group_commits),
+                ("everline_store_commits_total", seen.commits),
+                ("everline_store_fsyncs_total", seen.fsyncs),
+                ("everline_store_written_bytes_total", seen.engine_bytes),
+                ("everline_store_checkpoints_total", seen.checkpoints),
+                ("everline_store_stalls_total", seen.stalls),
+            ] {
+                metrics::counter!(name).absolute(value);
+            }
+        }))
+    }
+
+    /// Why the store has failed for good; never returns for one that cannot.
+    async fn failed(&self) -> Arc<str> {
+        let Some(embedded) = &self.embedded else { return pending().await };
+        let mut failure = embedded.failed();
+        loop {
+            if let Some(why) = failure.borrow_and_update().clone() {
+                return why;
+            }
+            if failure.changed().await.is_err() {
+                return pending().await;
+            }
+        }
+    }
+
+    /// Puts everything in its place, so that the next start is quick.
+    async fn close(&self) -> Result<(), Failure> {
+        let Some(embedded) = self.embedded.clone() else { return Ok(()) };
+        spawn_blocking(move || embedded.close()).await.map_err(Failure::failed)?.map_err(Failure::failed)
     }
 }
 

@@ -233,4 +233,5 @@ fn ended(error: &Error) -> Ended {
 }
 
 #[cfg(test)]
+#[allow(clippy::panic, reason = "tests")]
 mod tests;
