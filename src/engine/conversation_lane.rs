@@ -196,6 +196,11 @@ impl Inner {
                 state.conversation = None;
                 continue;
             }
+            if draft.is_empty() && !self.still_at(id, state).await {
+                // Refused, or nothing to change, by a state another node has left behind.
+                state.conversation = None;
+                continue;
+            }
             let callers = requests.iter().map(|(caller, _, _)| caller.clone()).collect();
             if draft.is_empty() || self.commit(id, state, draft, appended, callers, &mut requests, &mut decisions).await
             {
@@ -205,6 +210,21 @@ impl Inner {
             }
             if requests.is_empty() {
                 return;
+            }
+        }
+    }
+
+    /// Whether the log still stands where it was when this was decided (rule 4). A commit asks that by
+    /// its condition; an answer without one must ask for itself.
+    async fn still_at(&self, id: &ConvId, state: &ConversationState) -> bool {
+        let Some(conversation) = &state.conversation else { return false };
+        if self.store.together() {
+            return true;
+        }
+        loop {
+            match self.store.head(&conversation.timeline).await {
+                Ok(head) => return head.position == conversation.head.position,
+                Err(error) => self.pause(id, &error).await,
             }
         }
     }
