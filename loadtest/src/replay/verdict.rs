@@ -168,7 +168,7 @@ async fn judge_witness(person: &Person, slot: &Slot, groups: &[Arc<Oracle>], hea
 fn judge_server(user: &UserId, groups: &[Arc<Oracle>], server: &ServerView) -> Vec<Difference> {
     let mut differences = Vec::new();
     for oracle in groups {
-        let mut comparison = comparison(user, "(server)", oracle, Viewer::Complete);
+        let mut comparison = comparison(user, "(server)", oracle, Viewer::Server);
         let told = server.conversations.get(&oracle.conv_id);
         comparison.run(told.map(|told| &told.seen));
         if let (Some(told), Some(expected)) = (told, oracle.expected(user)) {
@@ -209,7 +209,7 @@ fn judge_server(user: &UserId, groups: &[Arc<Oracle>], server: &ServerView) -> V
     if let (Some(strange), Some(oracle)) =
         (server.conversations.keys().find(|conv_id| !known.contains(conv_id)), groups.first())
     {
-        let mut comparison = comparison(user, "(server)", oracle, Viewer::Complete);
+        let mut comparison = comparison(user, "(server)", oracle, Viewer::Server);
         comparison.note(None, format!("lists {strange}, in which this user never was"));
         differences.append(&mut comparison.found);
     }
