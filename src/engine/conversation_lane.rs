@@ -272,8 +272,7 @@ impl Inner {
         let conversation = state.conversation.as_mut()?;
         let mode = conversation.mode();
         let membership = appended.iter().any(|entry| entry.header.subject.is_some());
-        let recipients =
-            if membership { recipients_of(conversation, &appended) } else { conversation.roster() };
+        let recipients = if membership { recipients_of(conversation, &appended) } else { conversation.roster() };
         let first = appended.first().map_or(conversation.head.position.seq + 1, |entry| entry.seq);
         // This process is the only writer of a store that commits together, and earlier deliveries
         // stand before these in every lane: whatever came before `first` is there.
