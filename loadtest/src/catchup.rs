@@ -62,12 +62,7 @@ pub(crate) struct Caught {
 /// Says hello and reads until a frame says live, acknowledging as the contract wants.
 pub(crate) async fn catch_up(wire: &mut Wire, token: &str, behind: &Behind) -> Result<Caught> {
     let began = Instant::now();
-    wire.feed(hello_text(
-        token,
-        "behind",
-        Some((&behind.epoch, behind.seq)),
-    ))
-    .await?;
+    wire.feed(hello_text(token, "behind", Some((&behind.epoch, behind.seq)))).await?;
     wire.flush().await?;
     let (mut cursor, mut acked, mut entries) = (behind.seq, behind.seq, 0);
     let reading = async {
@@ -82,29 +77,19 @@ pub(crate) async fn catch_up(wire: &mut Wire, token: &str, behind: &Behind) -> R
                         return Ok(());
                     }
                 }
-                "sync" => bail!(
-                    "a frame from {} while the cursor is {cursor}",
-                    frame.from_seq
-                ),
+                "sync" => bail!("a frame from {} while the cursor is {cursor}", frame.from_seq),
                 "reset" | "error" => bail!("instead of entries: {text}"),
                 _ => {}
             }
             if cursor - acked >= 125 {
                 acked = cursor;
-                wire.feed(format!(r#"{{"type":"ack","seq":{cursor}}}"#))
-                    .await?;
+                wire.feed(format!(r#"{{"type":"ack","seq":{cursor}}}"#)).await?;
                 wire.flush().await?;
             }
         }
     };
-    timeout(DEADLINE, reading)
-        .await
-        .with_context(|| format!("not live within {DEADLINE:?}"))??;
-    Ok(Caught {
-        took: began.elapsed(),
-        entries,
-        cursor,
-    })
+    timeout(DEADLINE, reading).await.with_context(|| format!("not live within {DEADLINE:?}"))??;
+    Ok(Caught { took: began.elapsed(), entries, cursor })
 }
 
 /// A user's first hello; what he misses from here on is what he will catch up with.
@@ -112,21 +97,11 @@ pub(crate) async fn register(door: &Door, user: String) -> Result<Behind> {
     let mut wire = Wire::open(door.addr, 0).await?;
     let welcome = wire.hello(&door.token(&user)?, "behind", None).await?;
     wire.close().await;
-    Ok(Behind {
-        user,
-        epoch: welcome.epoch,
-        seq: welcome.head_seq,
-    })
+    Ok(Behind { user, epoch: welcome.epoch, seq: welcome.head_seq })
 }
 
 /// Sends `count` messages of `body` to a conversation, pipelined.
-pub(crate) async fn send_many(
-    door: &Door,
-    user: &str,
-    conv_id: &str,
-    count: usize,
-    body: &str,
-) -> Result<()> {
+pub(crate) async fn send_many(door: &Door, user: &str, conv_id: &str, count: usize, body: &str) -> Result<()> {
     let mut wire = Wire::open(door.addr, 0).await?;
     let welcome = wire.hello(&door.token(user)?, "sender", None).await?;
     let (mut sent, mut answered, mut acked) = (0, 0, welcome.head_seq);
@@ -147,8 +122,7 @@ pub(crate) async fn send_many(
             answered += usize::from(frame.kind == "sent");
             if frame.kind == "sync" && frame.to_seq >= acked + 125 {
                 acked = frame.to_seq;
-                wire.feed(format!(r#"{{"type":"ack","seq":{acked}}}"#))
-                    .await?;
+                wire.feed(format!(r#"{{"type":"ack","seq":{acked}}}"#)).await?;
             }
             match wire.ready() {
                 Some(ready) => text = ready?,
@@ -163,9 +137,7 @@ pub(crate) async fn send_many(
 /// Registers users and lets each of them miss `args.messages` messages.
 async fn prepare(args: &Args, target: &Target, body: &Arc<str>) -> Result<Vec<Behind>> {
     let door = target.door();
-    let users: Vec<String> = (0..args.users.max(1))
-        .map(|i| format!("behind{i:05}"))
-        .collect();
+    let users: Vec<String> = (0..args.users.max(1)).map(|i| format!("behind{i:05}")).collect();
     let mut group = None;
     if args.group {
         let mut members = vec!["writer".to_owned()];
@@ -240,12 +212,7 @@ async fn alone(args: &Args, door: &Door, behind: &[Behind], report: &mut Report)
     complete(report, "one user", entries, args.rounds * args.messages)
 }
 
-async fn together(
-    args: &Args,
-    target: &Target,
-    behind: &[Behind],
-    report: &mut Report,
-) -> Result<()> {
+async fn together(args: &Args, target: &Target, behind: &[Behind], report: &mut Report) -> Result<()> {
     let door = target.door();
     let mut ready = Vec::with_capacity(behind.len());
     for (index, user) in behind.iter().enumerate() {

@@ -40,15 +40,8 @@ pub(crate) async fn run(args: &Args, target: &mut Target, seed: u64) -> Result<R
     report.setting("senders", args.senders);
     args.timing.note(&mut report);
     let kills = kill_times(args, seed);
-    let pairs = oneone::Args {
-        pairs: args.pairs,
-        timing: args.timing.clone(),
-    };
-    let group = group::Args {
-        members: args.members,
-        senders: args.senders,
-        timing: args.timing.clone(),
-    };
+    let pairs = oneone::Args { pairs: args.pairs, timing: args.timing.clone() };
+    let group = group::Args { members: args.members, senders: args.senders, timing: args.timing.clone() };
     let group = group::load(&group, kills.clone(), &target.door()).await?;
     let load = oneone::load(&pairs, kills)?.join(group)?;
     load.run(target).await?.into_report(&mut report);
@@ -63,9 +56,8 @@ pub(crate) async fn run(args: &Args, target: &mut Target, seed: u64) -> Result<R
 fn kill_times(args: &Args, seed: u64) -> Vec<Duration> {
     let mut random = rand::rngs::StdRng::seed_from_u64(seed);
     let last = (args.timing.warmup + args.timing.seconds).max(1.0);
-    let mut times: Vec<Duration> = (0..args.kills)
-        .map(|_| Duration::from_secs_f64(random.random_range(0.3..last)))
-        .collect();
+    let mut times: Vec<Duration> =
+        (0..args.kills).map(|_| Duration::from_secs_f64(random.random_range(0.3..last))).collect();
     times.sort_unstable();
     times
 }

@@ -34,12 +34,7 @@ struct Arrived {
 impl Crowd {
     /// Connects all `devices`, `at_once` handshakes under way at a time; with `resume` each catches up
     /// from its cursor, without it each is fresh.
-    pub(crate) async fn connect(
-        door: &Door,
-        devices: Vec<Behind>,
-        resume: bool,
-        at_once: usize,
-    ) -> Result<Self> {
+    pub(crate) async fn connect(door: &Door, devices: Vec<Behind>, resume: bool, at_once: usize) -> Result<Self> {
         let bar = progress(u64::try_from(devices.len())?, "connecting");
         let slots = Arc::new(Semaphore::new(at_once));
         let (arrivals, mut arrived) = mpsc::channel(1024);
@@ -69,15 +64,9 @@ impl Crowd {
             });
         }
         drop(arrivals);
-        let mut crowd = Self {
-            tasks,
-            devices: Vec::with_capacity(count),
-            took: Vec::new(),
-            entries: 0,
-        };
+        let mut crowd = Self { tasks, devices: Vec::with_capacity(count), took: Vec::new(), entries: 0 };
         while let Some(arrival) = arrived.recv().await {
-            let arrival = arrival
-                .with_context(|| format!("after {} of {count} connections", crowd.devices.len()))?;
+            let arrival = arrival.with_context(|| format!("after {} of {count} connections", crowd.devices.len()))?;
             crowd.devices.push(arrival.device);
             crowd.took.push(arrival.took);
             crowd.entries += arrival.entries;
@@ -110,34 +99,13 @@ async fn enter(door: &Door, index: usize, device: Behind, resume: bool) -> Resul
     if resume {
         let caught = catch_up(&mut wire, &token, &device).await;
         let caught = caught.with_context(|| format!("user {}", device.user))?;
-        let device = Behind {
-            seq: caught.cursor,
-            ..device
-        };
+        let device = Behind { seq: caught.cursor, ..device };
         let (took, entries) = (began.elapsed(), caught.entries);
-        return Ok((
-            wire,
-            Arrived {
-                device,
-                took,
-                entries,
-            },
-        ));
+        return Ok((wire, Arrived { device, took, entries }));
     }
     let welcome = wire.hello(&token, "behind", None).await?;
-    let device = Behind {
-        epoch: welcome.epoch,
-        seq: welcome.head_seq,
-        ..device
-    };
-    Ok((
-        wire,
-        Arrived {
-            device,
-            took: began.elapsed(),
-            entries: 0,
-        },
-    ))
+    let device = Behind { epoch: welcome.epoch, seq: welcome.head_seq, ..device };
+    Ok((wire, Arrived { device, took: began.elapsed(), entries: 0 }))
 }
 
 /// Answers heartbeats until the connection ends.
@@ -159,11 +127,5 @@ async fn stay(mut wire: Wire) {
 /// Devices that have never connected.
 pub(crate) fn newcomers(count: usize) -> Vec<Behind> {
     let user = |index| format!("idle{index:06}");
-    (0..count)
-        .map(|index| Behind {
-            user: user(index),
-            epoch: String::new(),
-            seq: 0,
-        })
-        .collect()
+    (0..count).map(|index| Behind { user: user(index), epoch: String::new(), seq: 0 }).collect()
 }

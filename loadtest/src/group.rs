@@ -48,10 +48,7 @@ pub(crate) async fn load(args: &Args, kills: Kills, door: &Door) -> Result<Load>
         "a group of more than {LARGE} members is large: it is not delivered by sync timelines, which \
          this command measures"
     );
-    ensure!(
-        (1..=args.members).contains(&args.senders),
-        "--senders: 1 to --members"
-    );
+    ensure!((1..=args.members).contains(&args.senders), "--senders: 1 to --members");
     let users: Vec<String> = (0..args.members).map(member).collect();
     let conv_id = create(door, &users, "load-group").await?;
     let (senders, fan_out) = (u32::try_from(args.senders)?, u64::try_from(args.members)?);
@@ -64,31 +61,14 @@ pub(crate) async fn load(args: &Args, kills: Kills, door: &Door) -> Result<Load>
             fan_out,
             conv_id: conv_id.clone(),
             body: body_text(args.timing.body),
-            outstanding: if every.is_some() {
-                10_000
-            } else {
-                args.timing.outstanding
-            },
+            outstanding: if every.is_some() { 10_000 } else { args.timing.outstanding },
             every,
-            offset: every
-                .unwrap_or_default()
-                .mul_f64(f64::from(number) / f64::from(senders)),
+            offset: every.unwrap_or_default().mul_f64(f64::from(number) / f64::from(senders)),
             limit: args.timing.limit(index, args.senders),
         });
-        parts.push(Part {
-            user,
-            index,
-            sending,
-            follows: 0..senders,
-            reconnect: !kills.is_empty(),
-        });
+        parts.push(Part { user, index, sending, follows: 0..senders, reconnect: !kills.is_empty() });
     }
-    Ok(Load {
-        parts,
-        senders: args.senders,
-        timing: args.timing.clone(),
-        kills,
-    })
+    Ok(Load { parts, senders: args.senders, timing: args.timing.clone(), kills })
 }
 
 pub(crate) async fn run(args: &Args, target: &mut Target) -> Result<Report> {

@@ -77,9 +77,7 @@ async fn state(
     report: &mut Report,
 ) -> Result<Crowd> {
     sleep(SETTLE).await;
-    let before = target
-        .usage()
-        .context("memory of the server: give --pid with --connect")?;
+    let before = target.usage().context("memory of the server: give --pid with --connect")?;
     let began = tokio::time::Instant::now();
     let mut crowd = Crowd::connect(&target.door(), devices, resume, AT_ONCE).await?;
     let took = began.elapsed();
@@ -87,38 +85,23 @@ async fn state(
     let after = target.usage().context("the server is gone")?;
     let connections = u64::try_from(args.connections)?;
     let grown = after.anonymous.saturating_sub(before.anonymous);
-    report.figure(
-        &format!("kib_per_connection_{name}"),
-        per(grown / 1024, connections),
-        "KiB",
-    );
+    report.figure(&format!("kib_per_connection_{name}"), per(grown / 1024, connections), "KiB");
     let rate = crate::stats::per_second(connections, took);
     report.figure(&format!("connections_per_second_{name}"), rate, "/s");
     let cpu = after.cpu_us.saturating_sub(before.cpu_us);
-    report.figure(
-        &format!("server_cpu_us_per_connection_{name}"),
-        per(cpu, connections),
-        "µs",
-    );
+    report.figure(&format!("server_cpu_us_per_connection_{name}"), per(cpu, connections), "µs");
     let mut latency = Latency::new();
     crowd.took.iter().for_each(|took| latency.record(*took));
     report.latency(&format!("connect_{name}"), &latency);
     let gone = crowd.gone();
     if gone > 0 {
-        report.fail(format!(
-            "{gone} idle connections ended by themselves ({name})"
-        ));
+        report.fail(format!("{gone} idle connections ended by themselves ({name})"));
     }
     Ok(crowd)
 }
 
 /// Lets everybody stay for a while; ends the connections.
-async fn rest(
-    args: &Args,
-    target: &Target,
-    mut crowd: Crowd,
-    report: &mut Report,
-) -> Result<Vec<Behind>> {
+async fn rest(args: &Args, target: &Target, mut crowd: Crowd, report: &mut Report) -> Result<Vec<Behind>> {
     let before = target.usage().context("the server is gone")?;
     sleep(Duration::from_secs_f64(args.seconds)).await;
     let after = target.usage().context("the server is gone")?;

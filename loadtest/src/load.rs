@@ -109,15 +109,13 @@ impl Timing {
     /// Interval of one of `senders` in an open loop.
     pub(crate) fn every(&self, senders: usize) -> Option<Duration> {
         let senders = u32::try_from(senders).unwrap_or(u32::MAX);
-        self.rate
-            .map(|rate| Duration::from_secs_f64(f64::from(senders) / rate.max(0.001)))
+        self.rate.map(|rate| Duration::from_secs_f64(f64::from(senders) / rate.max(0.001)))
     }
 
     /// Share of one of `senders` in the messages.
     pub(crate) fn limit(&self, sender: usize, senders: usize) -> Option<u64> {
         let (sender, senders) = (u64::try_from(sender).ok()?, u64::try_from(senders).ok()?);
-        self.messages
-            .map(|all| all / senders + u64::from(sender < all % senders))
+        self.messages.map(|all| all / senders + u64::from(sender < all % senders))
     }
 }
 
@@ -138,12 +136,7 @@ impl Load {
         phase.send(Phase::End)?;
         let total = judge(devices).await?;
         let kills = u64::try_from(self.kills.len())?;
-        Ok(Results {
-            shared,
-            total,
-            kills,
-            measured,
-        })
+        Ok(Results { shared, total, kills, measured })
     }
 
     /// Both at once.
@@ -166,12 +159,7 @@ impl Load {
         let slots = Arc::new(Semaphore::new(CONNECTING));
         let mut connecting = JoinSet::new();
         for part in self.parts.clone() {
-            let (door, shared, slots, bar) = (
-                target.door(),
-                Arc::clone(shared),
-                Arc::clone(&slots),
-                bar.clone(),
-            );
+            let (door, shared, slots, bar) = (target.door(), Arc::clone(shared), Arc::clone(&slots), bar.clone());
             connecting.spawn(async move {
                 let _slot = slots.acquire_owned().await?;
                 let peer = Peer::connect(part, door, shared).await;
@@ -195,11 +183,7 @@ impl Load {
     ) -> Result<Measured> {
         let started = Instant::now();
         let mut kills = self.kills.iter().peekable();
-        let warmup = if self.timing.messages.is_some() {
-            0.0
-        } else {
-            self.timing.warmup
-        };
+        let warmup = if self.timing.messages.is_some() { 0.0 } else { self.timing.warmup };
         let warm = started + Duration::from_secs_f64(warmup);
         let end = warm + Duration::from_secs_f64(self.timing.seconds);
         let bar = self.bar();
@@ -232,31 +216,19 @@ impl Load {
         shared.window[1].store(shared.now(), Relaxed);
         bar.finish_and_clear();
         let last = Reading::take(target, shared);
-        Ok(first
-            .context("the run ended before it was warm")?
-            .until(last))
+        Ok(first.context("the run ended before it was warm")?.until(last))
     }
 
     fn bar(&self) -> ProgressBar {
-        let length = self.timing.messages.unwrap_or_else(|| {
-            Duration::from_secs_f64(self.timing.seconds + self.timing.warmup).as_secs()
-        });
-        progress(
-            length,
-            if self.timing.messages.is_some() {
-                "messages"
-            } else {
-                "seconds"
-            },
-        )
+        let length = self
+            .timing
+            .messages
+            .unwrap_or_else(|| Duration::from_secs_f64(self.timing.seconds + self.timing.warmup).as_secs());
+        progress(length, if self.timing.messages.is_some() { "messages" } else { "seconds" })
     }
 
     fn position(&self, started: Instant, acked: u64) -> u64 {
-        if self.timing.messages.is_some() {
-            acked
-        } else {
-            started.elapsed().as_secs()
-        }
+        if self.timing.messages.is_some() { acked } else { started.elapsed().as_secs() }
     }
 }
 
@@ -330,20 +302,9 @@ impl Results {
     /// Writes everything down; faults fail the report.
     pub(crate) fn into_report(self, report: &mut Report) {
         let m = &self.measured;
-        report.figure(
-            "acked_per_second",
-            per_second(m.acked, m.time),
-            "messages/s",
-        );
-        report.figure(
-            "delivered_per_second",
-            per_second(m.delivered, m.time),
-            "deliveries/s",
-        );
-        for (name, latency) in [
-            ("ack", &self.shared.ack),
-            ("delivery", &self.shared.delivery),
-        ] {
+        report.figure("acked_per_second", per_second(m.acked, m.time), "messages/s");
+        report.figure("delivered_per_second", per_second(m.delivered, m.time), "deliveries/s");
+        for (name, latency) in [("ack", &self.shared.ack), ("delivery", &self.shared.delivery)] {
             if let Ok(latency) = latency.lock() {
                 let latency: &Latency = &latency;
                 report.latency(name, latency);

@@ -55,6 +55,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Real chat logs, one a group, and an oracle that says what every device must hold.
+    Replay(replay::Args),
     /// Pairs of users, one writing to the other.
     Oneone(oneone::Args),
     /// One group, some members writing.
@@ -90,20 +92,18 @@ fn start(cli: &Cli) -> Result<bool> {
     } else {
         tokio::runtime::Builder::new_current_thread()
     };
-    let seed = cli
-        .common
-        .seed
-        .unwrap_or_else(|| rand::rngs::StdRng::from_os_rng().random_range(0..1 << 32));
+    let seed = cli.common.seed.unwrap_or_else(|| rand::rngs::StdRng::from_os_rng().random_range(0..1 << 32));
     runtime.enable_all().build()?.block_on(run(cli, seed))
 }
 
 /// Runs the command; whether it failed.
-#[expect(
-    clippy::print_stderr,
-    reason = "says where a failed run's data is, to people"
-)]
+#[expect(clippy::print_stderr, reason = "says where a failed run's data is, to people")]
 async fn run(cli: &Cli, seed: u64) -> Result<bool> {
-    let mut target = Target::new(&cli.common, &[]).await?;
+    let flags = match &cli.command {
+        Command::Replay(args) => args.server_flags(),
+        _ => Vec::new(),
+    };
+    let mut target = Target::new(&cli.common, &flags).await?;
     let report = command(cli, &mut target, seed).await;
     let failed = report.as_ref().map_or(true, Report::failed);
     let finished = target.finish(failed).await;
@@ -117,6 +117,7 @@ async fn run(cli: &Cli, seed: u64) -> Result<bool> {
 
 async fn command(cli: &Cli, target: &mut Target, seed: u64) -> Result<Report> {
     match &cli.command {
+        Command::Replay(args) => replay::run(args, target, seed).await,
         Command::Oneone(args) => oneone::run(args, target).await,
         Command::Group(args) => group::run(args, target).await,
         Command::Catchup(args) => catchup::run(args, target).await,

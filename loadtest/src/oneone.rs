@@ -29,15 +29,9 @@ pub(crate) fn load(args: &Args, kills: Kills) -> Result<Load> {
             fan_out: 2,
             conv_id: format!("d:{from}:{to}"),
             body: body_text(args.timing.body),
-            outstanding: if every.is_some() {
-                10_000
-            } else {
-                args.timing.outstanding
-            },
+            outstanding: if every.is_some() { 10_000 } else { args.timing.outstanding },
             every,
-            offset: every
-                .unwrap_or_default()
-                .mul_f64(f64::from(sender) / f64::from(u32::try_from(args.pairs)?)),
+            offset: every.unwrap_or_default().mul_f64(f64::from(sender) / f64::from(u32::try_from(args.pairs)?)),
             limit: args.timing.limit(pair, args.pairs),
         };
         let part = |user, index, sending| Part {
@@ -50,21 +44,13 @@ pub(crate) fn load(args: &Args, kills: Kills) -> Result<Load> {
         parts.push(part(from, pair * 2, Some(sending)));
         parts.push(part(to, pair * 2 + 1, None));
     }
-    Ok(Load {
-        parts,
-        senders: args.pairs,
-        timing: args.timing.clone(),
-        kills,
-    })
+    Ok(Load { parts, senders: args.pairs, timing: args.timing.clone(), kills })
 }
 
 pub(crate) async fn run(args: &Args, target: &mut Target) -> Result<Report> {
     let mut report = Report::new("oneone");
     report.setting("pairs", args.pairs);
     args.timing.note(&mut report);
-    load(args, Vec::new())?
-        .run(target)
-        .await?
-        .into_report(&mut report);
+    load(args, Vec::new())?.run(target).await?.into_report(&mut report);
     Ok(report)
 }

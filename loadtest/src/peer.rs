@@ -181,11 +181,7 @@ struct Open {
 
 impl Peer {
     /// Connects a fresh device; returns when it has been welcomed.
-    pub(crate) async fn connect(
-        part: Part,
-        door: Door,
-        shared: Arc<Shared>,
-    ) -> Result<(Self, Wire)> {
+    pub(crate) async fn connect(part: Part, door: Door, shared: Arc<Shared>) -> Result<(Self, Wire)> {
         let mut peer = Self {
             part,
             door,
@@ -202,27 +198,15 @@ impl Peer {
             trackers: HashMap::new(),
             outcome: Outcome::default(),
         };
-        if peer
-            .part
-            .sending
-            .as_ref()
-            .is_some_and(|sending| sending.every.is_some())
-        {
+        if peer.part.sending.as_ref().is_some_and(|sending| sending.every.is_some()) {
             peer.timer = Some(Timer::new()?);
         }
-        let wire = peer
-            .dial(None)
-            .await
-            .with_context(|| format!("user {}", peer.part.user))?;
+        let wire = peer.dial(None).await.with_context(|| format!("user {}", peer.part.user))?;
         Ok((peer, wire))
     }
 
     /// Runs until the phase is [`Phase::End`].
-    pub(crate) async fn run(
-        mut self,
-        mut wire: Wire,
-        mut phase: watch::Receiver<Phase>,
-    ) -> Result<Outcome> {
+    pub(crate) async fn run(mut self, mut wire: Wire, mut phase: watch::Receiver<Phase>) -> Result<Outcome> {
         loop {
             match self.session(&mut wire, &mut phase).await {
                 Ok(()) => {
@@ -242,9 +226,7 @@ impl Peer {
     /// What was lost, by the acknowledgements the senders have got.
     fn judge(&mut self) {
         for sender in self.part.follows.clone() {
-            let acked = usize::try_from(sender)
-                .ok()
-                .and_then(|s| self.shared.acked_by.get(s));
+            let acked = usize::try_from(sender).ok().and_then(|s| self.shared.acked_by.get(s));
             let acked = acked.map(|acked| acked.load(Relaxed)).unwrap_or_default();
             self.outcome.faults += self.trackers.entry(sender).or_default().faults(acked);
         }
@@ -257,16 +239,8 @@ impl Peer {
         let resuming = cursor.is_some();
         let welcome = wire.hello(&token, "load", cursor).await?;
         if resuming {
-            ensure!(
-                welcome.epoch == self.epoch,
-                "the server came back with other data"
-            );
-            ensure!(
-                welcome.sync == "resumed",
-                "cursor {} was answered {}",
-                self.cursor,
-                welcome.sync
-            );
+            ensure!(welcome.epoch == self.epoch, "the server came back with other data");
+            ensure!(welcome.sync == "resumed", "cursor {} was answered {}", self.cursor, welcome.sync);
         } else {
             self.cursor = welcome.head_seq;
         }
@@ -289,12 +263,7 @@ impl Peer {
                 Err(refused) => error = refused,
             }
         }
-        Err(error).with_context(|| {
-            format!(
-                "user {} did not get back within {RECONNECT_DEADLINE:?}",
-                self.part.user
-            )
-        })
+        Err(error).with_context(|| format!("user {} did not get back within {RECONNECT_DEADLINE:?}", self.part.user))
     }
 
     async fn session(&mut self, wire: &mut Wire, phase: &mut watch::Receiver<Phase>) -> Result<()> {
@@ -351,10 +320,7 @@ impl Peer {
                 (None, _) => now,
             };
             let number = self.next_number();
-            self.open.push_back(Open {
-                due,
-                answered: false,
-            });
+            self.open.push_back(Open { due, answered: false });
             self.shared.open.fetch_add(1, Relaxed);
             self.write(wire, number).await?;
         }
@@ -378,21 +344,11 @@ impl Peer {
     }
 
     async fn write(&mut self, wire: &mut Wire, number: u64) -> Result<()> {
-        let Some(Open {
-            due,
-            answered: false,
-        }) = self.opened(number)
-        else {
+        let Some(Open { due, answered: false }) = self.opened(number) else {
             return Ok(());
         };
         let due = *due;
-        let Some(Sending {
-            sender,
-            conv_id,
-            body,
-            ..
-        }) = &self.part.sending
-        else {
+        let Some(Sending { sender, conv_id, body, .. }) = &self.part.sending else {
             return Ok(());
         };
         let text = format!(
@@ -416,15 +372,11 @@ impl Peer {
             "error" => self.take_error(&frame).with_context(|| text.to_owned()),
             "ping" => {
                 self.acked = self.cursor;
-                wire.feed(format!(r#"{{"type":"pong","seq":{}}}"#, self.cursor))
-                    .await
+                wire.feed(format!(r#"{{"type":"pong","seq":{}}}"#, self.cursor)).await
             }
             "reset" => {
                 self.outcome.resets += 1;
-                bail!(
-                    "reset ({}) though nothing expired",
-                    frame.reason.unwrap_or_default()
-                )
+                bail!("reset ({}) though nothing expired", frame.reason.unwrap_or_default())
             }
             _ => Ok(()),
         }
@@ -458,10 +410,7 @@ impl Peer {
     }
 
     fn take_error(&mut self, frame: &Frame<'_>) -> Result<()> {
-        let retryable = matches!(
-            frame.code,
-            Some("unavailable" | "overloaded" | "rate_limited")
-        );
+        let retryable = matches!(frame.code, Some("unavailable" | "overloaded" | "rate_limited"));
         let number = frame.id.and_then(|id| id.parse().ok());
         match number {
             Some(number) if retryable => {
@@ -477,10 +426,7 @@ impl Peer {
         if frame.from_seq != self.cursor {
             if frame.to_seq > self.cursor {
                 self.outcome.gaps += 1;
-                let ask = format!(
-                    r#"{{"type":"sync","id":"gap","after_seq":{}}}"#,
-                    self.cursor
-                );
+                let ask = format!(r#"{{"type":"sync","id":"gap","after_seq":{}}}"#, self.cursor);
                 wire.feed(ask).await?;
             }
             return Ok(());
@@ -506,11 +452,7 @@ impl Peer {
     }
 
     fn rises(&mut self, conv_id: &str, conv_seq: u64) {
-        match self
-            .last_conv_seq
-            .iter_mut()
-            .find(|(known, _)| known == conv_id)
-        {
+        match self.last_conv_seq.iter_mut().find(|(known, _)| known == conv_id) {
             Some((_, last)) => {
                 self.outcome.unordered += u64::from(conv_seq <= *last);
                 *last = conv_seq;
@@ -521,29 +463,22 @@ impl Peer {
 
     /// `client_msg_id` is sender, number, time due, in hexadecimal.
     fn arrived(&mut self, client_msg_id: &str) {
-        let mut parts = client_msg_id
-            .split('-')
-            .map(|part| u64::from_str_radix(part, 16));
-        let (Some(Ok(sender)), Some(Ok(number)), Some(Ok(due))) =
-            (parts.next(), parts.next(), parts.next())
-        else {
+        let mut parts = client_msg_id.split('-').map(|part| u64::from_str_radix(part, 16));
+        let (Some(Ok(sender)), Some(Ok(number)), Some(Ok(due))) = (parts.next(), parts.next(), parts.next()) else {
             return;
         };
         let sender = u32::try_from(sender).unwrap_or(u32::MAX);
         let tracker = self.trackers.entry(sender).or_default();
         let before = tracker.seen();
         tracker.arrived(number);
-        self.shared
-            .delivered
-            .fetch_add(tracker.seen() - before, Relaxed);
+        self.shared.delivered.fetch_add(tracker.seen() - before, Relaxed);
         self.shared.record(&self.shared.delivery, due);
     }
 
     async fn acknowledge(&mut self, wire: &mut Wire) -> Result<()> {
         if self.cursor - self.acked >= ACK_EVERY {
             self.acked = self.cursor;
-            wire.feed(format!(r#"{{"type":"ack","seq":{}}}"#, self.cursor))
-                .await?;
+            wire.feed(format!(r#"{{"type":"ack","seq":{}}}"#, self.cursor)).await?;
         }
         Ok(())
     }

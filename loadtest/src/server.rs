@@ -71,24 +71,14 @@ impl Server {
         );
         let home = match &options.data {
             Some(path) => {
-                std::fs::create_dir_all(path)
-                    .with_context(|| format!("--data {}", path.display()))?;
+                std::fs::create_dir_all(path).with_context(|| format!("--data {}", path.display()))?;
                 Home::Kept(path.clone())
             }
-            None => Home::Temporary(
-                tempfile::Builder::new()
-                    .prefix("everline-load-")
-                    .tempdir()?,
-            ),
+            None => Home::Temporary(tempfile::Builder::new().prefix("everline-load-").tempdir()?),
         };
         let addr = free_address()?;
         let child = spawn(&options, home.path(), addr)?;
-        let mut server = Self {
-            options,
-            home,
-            addr,
-            child,
-        };
+        let mut server = Self { options, home, addr, child };
         server.wait_ready().await?;
         Ok(server)
     }
@@ -104,10 +94,7 @@ impl Server {
     /// SIGKILL, and waits for the corpse.
     pub(crate) async fn kill9(&mut self) -> Result<()> {
         if let Some(status) = self.child.try_wait()? {
-            bail!(
-                "the server was gone before the kill: {status}\n{}",
-                self.log_tail()
-            );
+            bail!("the server was gone before the kill: {status}\n{}", self.log_tail());
         }
         self.child.kill().await.context("kill -9 of the server")
     }
@@ -126,32 +113,20 @@ impl Server {
     /// SIGTERM; the drain must end with exit status 0.
     pub(crate) async fn stop(&mut self) -> Result<()> {
         let Some(id) = self.child.id() else {
-            bail!(
-                "the server ended by itself during the run\n{}",
-                self.log_tail()
-            );
+            bail!("the server ended by itself during the run\n{}", self.log_tail());
         };
-        let pid = i32::try_from(id)
-            .ok()
-            .and_then(rustix::process::Pid::from_raw);
+        let pid = i32::try_from(id).ok().and_then(rustix::process::Pid::from_raw);
         let pid = pid.context("the server has no pid")?;
         rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
         match timeout(STOP_DEADLINE, self.child.wait()).await {
             Ok(status) => {
                 let status = status?;
-                ensure!(
-                    status.success(),
-                    "the server answered SIGTERM with {status}\n{}",
-                    self.log_tail()
-                );
+                ensure!(status.success(), "the server answered SIGTERM with {status}\n{}", self.log_tail());
                 Ok(())
             }
             Err(_) => {
                 self.child.kill().await?;
-                bail!(
-                    "the server did not end within {STOP_DEADLINE:?} of SIGTERM\n{}",
-                    self.log_tail()
-                )
+                bail!("the server did not end within {STOP_DEADLINE:?} of SIGTERM\n{}", self.log_tail())
             }
         }
     }
@@ -169,9 +144,7 @@ impl Server {
         let text = std::fs::read(log_path(self.home.path())).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().collect();
-        let tail = lines
-            .get(lines.len().saturating_sub(20)..)
-            .unwrap_or_default();
+        let tail = lines.get(lines.len().saturating_sub(20)..).unwrap_or_default();
         format!("end of the server's log:\n  {}", tail.join("\n  "))
     }
 
@@ -180,10 +153,7 @@ impl Server {
         let mut last = String::from("no answer yet");
         while Instant::now() < deadline {
             if let Some(status) = self.child.try_wait()? {
-                bail!(
-                    "the server ended before it was ready: {status}\n{}",
-                    self.log_tail()
-                );
+                bail!("the server ended before it was ready: {status}\n{}", self.log_tail());
             }
             match get(self.addr, "/readyz").await {
                 Ok((200, _)) => return Ok(()),
@@ -192,11 +162,7 @@ impl Server {
             }
             sleep(Duration::from_millis(20)).await;
         }
-        bail!(
-            "/readyz of {} not 200 within {READY_DEADLINE:?}; last: {last}\n{}",
-            self.addr,
-            self.log_tail()
-        )
+        bail!("/readyz of {} not 200 within {READY_DEADLINE:?}; last: {last}\n{}", self.addr, self.log_tail())
     }
 }
 
@@ -205,10 +171,7 @@ fn log_path(home: &Path) -> PathBuf {
 }
 
 fn spawn(options: &Options, home: &Path, addr: SocketAddr) -> Result<Child> {
-    let log = std::fs::File::options()
-        .create(true)
-        .append(true)
-        .open(log_path(home))?;
+    let log = std::fs::File::options().create(true).append(true).open(log_path(home))?;
     let level = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".into());
     Command::new(&options.bin)
         .arg("serve")
@@ -235,12 +198,7 @@ fn serve_flags(options: &Options, home: &Path, addr: SocketAddr) -> Vec<String> 
         ("--rate-connects", "0".into()),
         ("--max-connections", "200000".into()),
     ];
-    let named = |flag: &str| {
-        options
-            .extra
-            .iter()
-            .any(|e| e == flag || e.starts_with(&format!("{flag}=")))
-    };
+    let named = |flag: &str| options.extra.iter().any(|e| e == flag || e.starts_with(&format!("{flag}=")));
     let mut flags = Vec::new();
     for (flag, value) in defaults {
         if !named(flag) {
@@ -272,9 +230,7 @@ pub(crate) async fn get(addr: SocketAddr, path: &str) -> Result<(u16, String)> {
         stream.read_to_end(&mut answer).await?;
         anyhow::Ok(String::from_utf8_lossy(&answer).into_owned())
     };
-    let answer = timeout(Duration::from_secs(5), exchange)
-        .await
-        .context("no answer in 5 s")??;
+    let answer = timeout(Duration::from_secs(5), exchange).await.context("no answer in 5 s")??;
     let status = answer.split(' ').nth(1).and_then(|s| s.parse().ok());
     let status = status.with_context(|| format!("{path}: not HTTP"))?;
     let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
@@ -336,10 +292,7 @@ mod tests {
         let stat = "7 (a (b) c) S 1 7 7 0 -1 4194560 10 0 0 0 30 12 0 0 20 0 4 0 100";
         assert_eq!(cpu_ticks(stat), Some(42));
         assert_eq!(cpu_ticks("7 (short) S 1"), None);
-        assert_eq!(
-            field("rchar: 1\nwrite_bytes: 4096\n", "write_bytes:"),
-            Some(4096)
-        );
+        assert_eq!(field("rchar: 1\nwrite_bytes: 4096\n", "write_bytes:"), Some(4096));
         assert_eq!(field("RssAnon:\t  812 kB\n", "RssAnon:"), Some(812));
     }
 
@@ -349,24 +302,12 @@ mod tests {
             bin: "everline".into(),
             data: None,
             secret: String::new(),
-            extra: vec![
-                "--rate-messages=5".into(),
-                "--sync-max-entries".into(),
-                "200".into(),
-            ],
+            extra: vec!["--rate-messages=5".into(), "--sync-max-entries".into(), "200".into()],
         };
-        let flags = serve_flags(
-            &options,
-            Path::new("/x"),
-            SocketAddr::from(([127, 0, 0, 1], 1)),
-        );
+        let flags = serve_flags(&options, Path::new("/x"), SocketAddr::from(([127, 0, 0, 1], 1)));
         assert!(!flags.iter().any(|f| f == "--rate-messages"));
         assert!(flags.iter().any(|f| f == "--rate-requests"));
-        assert!(flags.ends_with(&[
-            "--rate-messages=5".into(),
-            "--sync-max-entries".into(),
-            "200".into()
-        ]));
+        assert!(flags.ends_with(&["--rate-messages=5".into(), "--sync-max-entries".into(), "200".into()]));
     }
 
     #[test]

@@ -20,10 +20,7 @@ impl Latency {
     const MAX: u64 = 600_000_000;
 
     pub(crate) fn new() -> Self {
-        Self(
-            Histogram::new_with_max(Self::MAX, 3)
-                .expect("bounds and digits are constants in range"),
-        )
+        Self(Histogram::new_with_max(Self::MAX, 3).expect("bounds and digits are constants in range"))
     }
 
     pub(crate) fn record(&mut self, latency: Duration) {
@@ -40,10 +37,7 @@ impl Latency {
     }
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "figures of at most three digits"
-)]
+#[expect(clippy::cast_precision_loss, reason = "figures of at most three digits")]
 fn micros_to_millis(micros: u64) -> f64 {
     micros as f64 / 1000.0
 }
@@ -51,21 +45,13 @@ fn micros_to_millis(micros: u64) -> f64 {
 /// `amount` per `unit`; 0 when there was none.
 #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
 pub(crate) fn per(amount: u64, units: u64) -> f64 {
-    if units == 0 {
-        0.0
-    } else {
-        amount as f64 / units as f64
-    }
+    if units == 0 { 0.0 } else { amount as f64 / units as f64 }
 }
 
 /// `count` per second of `time`.
 #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
 pub(crate) fn per_second(count: u64, time: Duration) -> f64 {
-    if time.is_zero() {
-        0.0
-    } else {
-        count as f64 / time.as_secs_f64()
-    }
+    if time.is_zero() { 0.0 } else { count as f64 / time.as_secs_f64() }
 }
 
 /// What one run found.
@@ -80,13 +66,7 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn new(scenario: &'static str) -> Self {
-        Self {
-            scenario,
-            settings: Map::new(),
-            figures: Map::new(),
-            rows: Vec::new(),
-            failures: Vec::new(),
-        }
+        Self { scenario, settings: Map::new(), figures: Map::new(), rows: Vec::new(), failures: Vec::new() }
     }
 
     /// What the run was asked to do.
@@ -102,10 +82,14 @@ impl Report {
     /// A figure with its unit; rounded to what can be meant.
     pub(crate) fn figure(&mut self, name: &str, value: f64, unit: &str) {
         let digits = if value.abs() >= 100.0 { 0 } else { 2 };
-        self.rows
-            .push((name.replace('_', " "), format!("{value:.digits$} {unit}")));
+        self.rows.push((name.replace('_', " "), format!("{value:.digits$} {unit}")));
         let rounded = (value * 100.0).round() / 100.0;
         self.figures.insert(name.into(), rounded.into());
+    }
+
+    /// A remark for people.
+    pub(crate) fn note(&mut self, text: &str) {
+        self.rows.push(("note".into(), text.into()));
     }
 
     /// p50, p90, p99, p99.9 and max in milliseconds; nothing when none was recorded.
@@ -113,24 +97,12 @@ impl Report {
         if latency.is_empty() {
             return;
         }
-        let points = [
-            ("p50", 0.5),
-            ("p90", 0.9),
-            ("p99", 0.99),
-            ("p999", 0.999),
-            ("max", 1.0),
-        ];
+        let points = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999), ("max", 1.0)];
         let values = points.map(|(point, quantile)| (point, latency.millis(quantile)));
-        let text: Vec<String> = values
-            .iter()
-            .map(|(point, value)| format!("{point} {value:.2}"))
-            .collect();
-        self.rows
-            .push((format!("{} (ms)", name.replace('_', " ")), text.join("  ")));
-        let object: Map<String, Value> = values
-            .iter()
-            .map(|(point, value)| ((*point).into(), (*value).into()))
-            .collect();
+        let text: Vec<String> = values.iter().map(|(point, value)| format!("{point} {value:.2}")).collect();
+        self.rows.push((format!("{} (ms)", name.replace('_', " ")), text.join("  ")));
+        let object: Map<String, Value> =
+            values.iter().map(|(point, value)| ((*point).into(), (*value).into())).collect();
         self.figures.insert(format!("{name}_ms"), object.into());
     }
 
@@ -141,11 +113,7 @@ impl Report {
         self.figure(&figure, per(cpu, count), "µs");
         if who == "server" {
             let written = after.written.saturating_sub(before.written);
-            self.figure(
-                &format!("server_bytes_written_per_{unit}"),
-                per(written, count),
-                "bytes",
-            );
+            self.figure(&format!("server_bytes_written_per_{unit}"), per(written, count), "bytes");
         }
     }
 
@@ -159,18 +127,9 @@ impl Report {
     }
 
     /// JSON to stdout, the table to stderr.
-    #[expect(
-        clippy::print_stdout,
-        clippy::print_stderr,
-        reason = "printing figures is the program's job"
-    )]
+    #[expect(clippy::print_stdout, clippy::print_stderr, reason = "printing figures is the program's job")]
     pub(crate) fn print(&self, seed: u64) -> Result<()> {
-        let width = self
-            .rows
-            .iter()
-            .map(|(name, _)| name.len())
-            .max()
-            .unwrap_or_default();
+        let width = self.rows.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
         eprintln!("\n{} (seed {seed})", self.scenario);
         for (name, value) in &self.rows {
             eprintln!("  {name:width$}  {value}");
@@ -196,29 +155,20 @@ impl Report {
 /// The commit of the working directory, with a mark when files differ from it.
 fn commit() -> Option<String> {
     let git = |arguments: &[&str]| {
-        let output = std::process::Command::new("git")
-            .args(arguments)
-            .output()
-            .ok()?;
+        let output = std::process::Command::new("git").args(arguments).output().ok()?;
         let text = String::from_utf8(output.stdout).ok()?;
         output.status.success().then(|| text.trim().to_owned())
     };
     let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
     let changed = git(&["status", "--porcelain", "--untracked-files=no"])?;
-    Some(if changed.is_empty() {
-        commit
-    } else {
-        format!("{commit}+changes")
-    })
+    Some(if changed.is_empty() { commit } else { format!("{commit}+changes") })
 }
 
 /// What the figures were made on.
 fn machine() -> Value {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let memory = read("/proc/meminfo");
-    let kib = memory
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = memory.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let kib: Option<u64> = kib.and_then(|rest| rest.split_ascii_whitespace().next()?.parse().ok());
     let cpu = read("/proc/cpuinfo");
     let model = cpu.lines().find(|line| line.starts_with("model name"));
@@ -240,16 +190,8 @@ mod tests {
         for micros in 1..=1000 {
             latency.record(Duration::from_micros(micros * 10));
         }
-        assert!(
-            (latency.millis(0.5) - 5.0).abs() < 0.02,
-            "{}",
-            latency.millis(0.5)
-        );
-        assert!(
-            (latency.millis(1.0) - 10.0).abs() < 0.02,
-            "{}",
-            latency.millis(1.0)
-        );
+        assert!((latency.millis(0.5) - 5.0).abs() < 0.02, "{}", latency.millis(0.5));
+        assert!((latency.millis(1.0) - 10.0).abs() < 0.02, "{}", latency.millis(1.0));
     }
 
     #[test]

@@ -46,11 +46,7 @@ pub(crate) async fn run(args: &Args, target: &mut Target) -> Result<Report> {
     report.setting("messages", args.messages);
     report.setting("kill", args.kill);
     let door = target.door();
-    let at_once = if args.at_once == 0 {
-        args.connections
-    } else {
-        args.at_once
-    };
+    let at_once = if args.at_once == 0 { args.connections } else { args.at_once };
     let mut crowd = Crowd::connect(&door, newcomers(args.connections), false, 64).await?;
     let (mut latency, mut slowest, mut restarts) = (Latency::new(), Latency::new(), Latency::new());
     let mut entries = 0;
@@ -62,11 +58,7 @@ pub(crate) async fn run(args: &Args, target: &mut Target) -> Result<Report> {
         if args.kill {
             restarts.record(target.server()?.restart().await?);
         }
-        for (number, users) in devices
-            .chunks(GROUP)
-            .enumerate()
-            .filter(|_| args.messages > 0)
-        {
+        for (number, users) in devices.chunks(GROUP).enumerate().filter(|_| args.messages > 0) {
             let writer = format!("storm-writer{number}");
             let mut members = vec![writer.clone()];
             members.extend(users.iter().map(|device| device.user.clone()));

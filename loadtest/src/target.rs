@@ -25,12 +25,7 @@ pub(crate) struct Common {
     #[arg(long, global = true, requires = "connect")]
     pid: Option<u32>,
     /// Secret of the server at --connect.
-    #[arg(
-        long,
-        global = true,
-        env = "EVERLINE_JWT_SECRET",
-        hide_env_values = true
-    )]
+    #[arg(long, global = true, env = "EVERLINE_JWT_SECRET", hide_env_values = true)]
     jwt_secret: Option<String>,
     /// The everline binary; default: the one beside this program.
     #[arg(long, global = true)]
@@ -77,11 +72,7 @@ impl Door {
     pub(crate) fn token(&self, user: &str) -> Result<String> {
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
         let exp = since_1970.as_secs() + 24 * 60 * 60;
-        let claims = Claims {
-            sub: user,
-            aud: "everline",
-            exp,
-        };
+        let claims = Claims { sub: user, aud: "everline", exp };
         encode(&Header::default(), &claims, &self.key).context("signing a token")
     }
 }
@@ -91,19 +82,11 @@ impl Target {
     pub(crate) async fn new(common: &Common, flags: &[String]) -> Result<Self> {
         if let Some(addr) = common.connect {
             let secret = common.jwt_secret.clone();
-            let secret =
-                secret.context("--connect needs the server's secret in EVERLINE_JWT_SECRET")?;
-            return Ok(Self {
-                addr,
-                secret,
-                pid: common.pid,
-                server: None,
-            });
+            let secret = secret.context("--connect needs the server's secret in EVERLINE_JWT_SECRET")?;
+            return Ok(Self { addr, secret, pid: common.pid, server: None });
         }
         let mut random = rand::rngs::StdRng::from_os_rng();
-        let secret: String = (0..8)
-            .map(|_| format!("{:08x}", random.random::<u32>()))
-            .collect();
+        let secret: String = (0..8).map(|_| format!("{:08x}", random.random::<u32>())).collect();
         let bin = match &common.server_bin {
             Some(bin) => bin.clone(),
             None => std::env::current_exe()?.with_file_name("everline"),
@@ -111,33 +94,17 @@ impl Target {
         let bin = std::path::absolute(bin)?;
         let data = common.data.as_ref().map(std::path::absolute).transpose()?;
         let extra = flags.iter().chain(&common.server_arg).cloned().collect();
-        let server = Server::start(Options {
-            bin,
-            data,
-            secret: secret.clone(),
-            extra,
-        })
-        .await?;
-        Ok(Self {
-            addr: server.addr(),
-            secret,
-            pid: None,
-            server: Some(server),
-        })
+        let server = Server::start(Options { bin, data, secret: secret.clone(), extra }).await?;
+        Ok(Self { addr: server.addr(), secret, pid: None, server: Some(server) })
     }
 
     pub(crate) fn door(&self) -> Door {
-        Door {
-            addr: self.addr,
-            key: EncodingKey::from_secret(self.secret.as_bytes()),
-        }
+        Door { addr: self.addr, key: EncodingKey::from_secret(self.secret.as_bytes()) }
     }
 
     /// The server, when it is ours to kill.
     pub(crate) fn server(&mut self) -> Result<&mut Server> {
-        self.server
-            .as_mut()
-            .context("this needs a server of its own: leave --connect out")
+        self.server.as_mut().context("this needs a server of its own: leave --connect out")
     }
 
     pub(crate) fn is_own(&self) -> bool {
@@ -168,9 +135,7 @@ impl Target {
         let kept = (failed || stopped.is_err()).then(|| self.server.take().map(Server::keep));
         let kept = kept.flatten();
         match (stopped, kept) {
-            (Err(error), Some(kept)) => {
-                Err(error.context(format!("data and log are kept in {}", kept.display())))
-            }
+            (Err(error), Some(kept)) => Err(error.context(format!("data and log are kept in {}", kept.display()))),
             (stopped, kept) => stopped.map(|()| kept),
         }
     }
@@ -185,10 +150,7 @@ fn metric_sum(text: &str, name: &str) -> Option<f64> {
         if !rest.starts_with(['{', ' ']) {
             continue;
         }
-        let value = line
-            .rsplit(' ')
-            .next()
-            .and_then(|value| value.parse::<f64>().ok());
+        let value = line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok());
         sum = value.map(|value| value + sum.unwrap_or(0.0)).or(sum);
     }
     sum

@@ -9,8 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 use rustix::io::{Errno, read};
 use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
-    timerfd_settime,
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -37,14 +36,8 @@ impl Timer {
         if left.is_zero() {
             return Ok(());
         }
-        let zero = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        let once = Itimerspec {
-            it_interval: zero,
-            it_value: timespec(left),
-        };
+        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let once = Itimerspec { it_interval: zero, it_value: timespec(left) };
         timerfd_settime(self.0.get_ref(), TimerfdTimerFlags::empty(), &once)?;
         loop {
             let mut guard = self.0.readable().await?;
@@ -60,10 +53,7 @@ impl Timer {
 }
 
 fn timespec(time: Duration) -> Timespec {
-    Timespec {
-        tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: time.subsec_nanos().into(),
-    }
+    Timespec { tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX), tv_nsec: time.subsec_nanos().into() }
 }
 
 #[cfg(test)]

@@ -56,10 +56,7 @@ impl Tracker {
 
     /// The verdict, given that `sent` messages were acknowledged to the sender.
     pub(crate) fn faults(&self, sent: u64) -> Faults {
-        Faults {
-            lost: sent.saturating_sub(self.seen()),
-            ..self.faults
-        }
+        Faults { lost: sent.saturating_sub(self.seen()), ..self.faults }
     }
 }
 
@@ -72,11 +69,7 @@ mod tests {
         for &index in arrivals {
             tracker.arrived(index);
         }
-        let Faults {
-            lost,
-            duplicated,
-            out_of_order,
-        } = tracker.faults(sent);
+        let Faults { lost, duplicated, out_of_order } = tracker.faults(sent);
         (lost, duplicated, out_of_order)
     }
 

@@ -87,12 +87,8 @@ impl Wire {
             stream.set_nodelay(true)?;
             let mut request = format!("ws://{addr}{WS_PATH}").into_client_request()?;
             let protocol = HeaderValue::from_static(SUBPROTOCOL);
-            request
-                .headers_mut()
-                .insert("Sec-WebSocket-Protocol", protocol);
-            let config = WebSocketConfig::default()
-                .read_buffer_size(8192)
-                .write_buffer_size(16_384);
+            request.headers_mut().insert("Sec-WebSocket-Protocol", protocol);
+            let config = WebSocketConfig::default().read_buffer_size(8192).write_buffer_size(16_384);
             let (socket, _) = client_async_with_config(request, stream, Some(config)).await?;
             anyhow::Ok(Self(socket))
         };
@@ -101,17 +97,10 @@ impl Wire {
     }
 
     /// Says hello and waits for `welcome`. `cursor` is (epoch, seq).
-    pub(crate) async fn hello(
-        &mut self,
-        token: &str,
-        device: &str,
-        cursor: Option<(&str, u64)>,
-    ) -> Result<Welcome> {
+    pub(crate) async fn hello(&mut self, token: &str, device: &str, cursor: Option<(&str, u64)>) -> Result<Welcome> {
         self.feed(hello_text(token, device, cursor)).await?;
         self.flush().await?;
-        let text = timeout(ANSWER_DEADLINE, self.next())
-            .await
-            .context("no welcome in time")??;
+        let text = timeout(ANSWER_DEADLINE, self.next()).await.context("no welcome in time")??;
         let frame = Frame::scan(&text)?;
         ensure!(frame.kind == "welcome", "instead of welcome: {text}");
         Ok(Welcome {
@@ -166,9 +155,7 @@ impl Wire {
                 }
             }
         };
-        timeout(ANSWER_DEADLINE, answer)
-            .await
-            .with_context(|| format!("no answer to {id} in time"))?
+        timeout(ANSWER_DEADLINE, answer).await.with_context(|| format!("no answer to {id} in time"))?
     }
 
     /// Closes politely, waiting at most a second.
@@ -205,12 +192,9 @@ fn text_of(message: Received) -> Result<Option<Utf8Bytes>> {
 
 async fn dial(addr: SocketAddr, index: usize) -> Result<TcpStream> {
     if !addr.ip().is_loopback() || index < PER_SOURCE {
-        return TcpStream::connect(addr)
-            .await
-            .with_context(|| format!("connecting to {addr}"));
+        return TcpStream::connect(addr).await.with_context(|| format!("connecting to {addr}"));
     }
-    let last =
-        u8::try_from(1 + index / PER_SOURCE).context("too many connections for 127.0.0.x")?;
+    let last = u8::try_from(1 + index / PER_SOURCE).context("too many connections for 127.0.0.x")?;
     let socket = TcpSocket::new_v4()?;
     socket.bind(SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), 0)))?;
     Ok(socket.connect(addr).await?)
@@ -246,11 +230,7 @@ mod tests {
             {"seq":6,"op":"read","conv_id":"d:a:b","read_seq":7,"unread":0}]}"#;
         let frame = Frame::scan(text)?;
         assert_eq!((frame.from_seq, frame.to_seq, frame.live), (4, 6, true));
-        let seen: Vec<_> = frame
-            .entries
-            .iter()
-            .map(|e| (e.seq, e.op, e.client_msg_id))
-            .collect();
+        let seen: Vec<_> = frame.entries.iter().map(|e| (e.seq, e.op, e.client_msg_id)).collect();
         assert_eq!(seen, [(5, "message", Some("0-1f")), (6, "read", None)]);
         Ok(())
     }
@@ -259,10 +239,7 @@ mod tests {
     fn other_frames_are_scanned_too() -> Result<()> {
         let sent = r#"{"type":"sent","id":"3","conv_id":"d:a:b","conv_seq":9,"sent_at":1,"duplicate":true}"#;
         let sent = Frame::scan(sent)?;
-        assert_eq!(
-            (sent.kind, sent.id, sent.conv_seq, sent.duplicate),
-            ("sent", Some("3"), 9, true)
-        );
+        assert_eq!((sent.kind, sent.id, sent.conv_seq, sent.duplicate), ("sent", Some("3"), 9, true));
         let error = r#"{"type":"error","id":null,"code":"bad_json","message":"a \"b\"","retryable":false,"retry_after_ms":null,"field":null}"#;
         let error = Frame::scan(error)?;
         assert_eq!((error.id, error.code), (None, Some("bad_json")));

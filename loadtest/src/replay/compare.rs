@@ -52,10 +52,12 @@ pub(crate) enum SeenRead {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Viewer {
     /// A device that followed the sync timeline: in a group with open history it may or may not hold
-    /// what was said before it came.
-    Follower,
-    /// A device that loaded everything, or the server's own answers: nothing may be missing.
+    /// what was said before it came. `from` is 0, or where what it holds begins.
+    Follower { from: u64 },
+    /// A device that loaded everything: nothing may be missing.
     Complete,
+    /// The server's own answers.
+    Server,
 }
 
 /// Something that is not as it must be.
@@ -70,11 +72,7 @@ pub(crate) struct Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "user {} device {} conversation {}",
-            self.user, self.device, self.conv_id
-        )?;
+        write!(f, "user {} device {} conversation {}", self.user, self.device, self.conv_id)?;
         if let Some(conv_seq) = self.conv_seq {
             write!(f, " conv_seq {conv_seq}")?;
         }
@@ -127,9 +125,7 @@ impl Comparison<'_> {
         if let Some(members) = &seen.members {
             self.equal("members", members, &self.oracle.present());
         }
-        let above = |hidden: &BTreeSet<u64>| -> Vec<u64> {
-            hidden.range(expected.cleared + 1..).copied().collect()
-        };
+        let above = |hidden: &BTreeSet<u64>| -> Vec<u64> { hidden.range(expected.cleared + 1..).copied().collect() };
         self.equal("deleted", &above(&seen.hidden), &above(&expected.hidden));
     }
 
@@ -137,17 +133,21 @@ impl Comparison<'_> {
         for (seq, shown) in &expected.messages {
             match seen.messages.get(seq) {
                 Some(held) => self.message(*seq, held, shown),
-                None if self.viewer == Viewer::Follower && !expected.synced.contains(seq) => {}
+                None if self.may_miss(*seq, expected) => {}
                 None => self.note(Some(*seq), format!("missing: {}", shown.said.client_msg_id)),
             }
         }
         for (seq, held) in &seen.messages {
             if !expected.messages.contains_key(seq) {
-                self.note(
-                    Some(*seq),
-                    format!("must not be there: {}", held.client_msg_id),
-                );
+                self.note(Some(*seq), format!("must not be there: {}", held.client_msg_id));
             }
+        }
+    }
+
+    fn may_miss(&self, seq: u64, expected: &Expected) -> bool {
+        match self.viewer {
+            Viewer::Follower { from } => seq < from || !expected.synced.contains(&seq),
+            Viewer::Complete | Viewer::Server => false,
         }
     }
 
@@ -155,31 +155,16 @@ impl Comparison<'_> {
         let said = &shown.said;
         if seen.sender != said.sender || seen.client_msg_id != said.client_msg_id {
             let (sender, id) = (&seen.sender, &seen.client_msg_id);
-            return self.note(
-                Some(seq),
-                format!(
-                    "is {id} of {sender}, must be {} of {}",
-                    said.client_msg_id, said.sender
-                ),
-            );
+            return self
+                .note(Some(seq), format!("is {id} of {sender}, must be {} of {}", said.client_msg_id, said.sender));
         }
         if seen.sent_at != said.sent_at {
-            self.note(
-                Some(seq),
-                format!("sent_at {}, the answer said {}", seen.sent_at, said.sent_at),
-            );
+            self.note(Some(seq), format!("sent_at {}, the answer said {}", seen.sent_at, said.sent_at));
         }
         let right = [Some(&shown.now), shown.at_leave.as_ref()];
         for (name, same) in FACETS {
-            if !right
-                .iter()
-                .flatten()
-                .any(|facets| same(&seen.facets, facets))
-            {
-                self.note(
-                    Some(seq),
-                    format!("{name}: shown {:?}, must be {:?}", seen.facets, shown.now),
-                );
+            if !right.iter().flatten().any(|facets| same(&seen.facets, facets)) {
+                self.note(Some(seq), format!("{name}: shown {:?}, must be {:?}", seen.facets, shown.now));
             }
         }
         let stub = seen.facets.recalled;
@@ -187,7 +172,7 @@ impl Comparison<'_> {
             self.note(Some(seq), "reply_to or mentions differ");
         }
         // Nobody is ever served a recalled body again; a device that left may still hold it.
-        if self.viewer == Viewer::Complete && shown.now.recalled && !stub {
+        if self.viewer == Viewer::Server && shown.now.recalled && !stub {
             self.note(Some(seq), "a recalled body was served");
         }
     }
@@ -197,11 +182,7 @@ impl Comparison<'_> {
             SeenRead::Unknown => {}
             SeenRead::Seq(read) => self.equal("read_seq", &read, &expected.read),
             SeenRead::LastHeld(last) => {
-                let must = seen
-                    .messages
-                    .range(..=expected.read)
-                    .next_back()
-                    .map(|(seq, _)| *seq);
+                let must = seen.messages.range(..=expected.read).next_back().map(|(seq, _)| *seq);
                 self.equal("last message read", &last, &must);
             }
         }
@@ -216,9 +197,7 @@ type Same = fn(&Facets, &Facets) -> bool;
 
 /// What may be of different times in one message of a user who has left.
 const FACETS: [(&str, Same); 2] = [
-    ("body", |seen, right| {
-        seen.recalled == right.recalled && seen.edited == right.edited && seen.body == right.body
-    }),
+    ("body", |seen, right| seen.recalled == right.recalled && seen.edited == right.edited && seen.body == right.body),
     ("reactions", |seen, right| seen.reactions == right.reactions),
 ];
 
@@ -253,11 +232,7 @@ mod tests {
             facets: shown.now.clone(),
         };
         Ok(Seen {
-            messages: expected
-                .messages
-                .iter()
-                .map(|(seq, shown)| (*seq, show(shown)))
-                .collect(),
+            messages: expected.messages.iter().map(|(seq, shown)| (*seq, show(shown))).collect(),
             hidden: expected.hidden,
             cleared: expected.cleared,
             read: SeenRead::Seq(expected.read),
@@ -271,14 +246,8 @@ mod tests {
 
     fn differences(oracle: &Oracle, user: &UserId, seen: Option<&Seen>) -> Vec<String> {
         let found = Vec::new();
-        let viewer = Viewer::Complete;
-        let mut comparison = Comparison {
-            user,
-            device: "d",
-            oracle,
-            viewer,
-            found,
-        };
+        let viewer = Viewer::Server;
+        let mut comparison = Comparison { user, device: "d", oracle, viewer, found };
         comparison.run(seen);
         comparison.found.iter().map(ToString::to_string).collect()
     }
@@ -298,18 +267,10 @@ mod tests {
 
         type Break = fn(&mut Seen) -> Result<()>;
         let breaks: [(&str, Break); 8] = [
-            ("missing", |seen| {
-                seen.messages.remove(&6).map(drop).context("6")
-            }),
+            ("missing", |seen| seen.messages.remove(&6).map(drop).context("6")),
             ("must not be there", |seen| {
                 let again = seen.messages.remove(&6).context("6")?;
-                seen.messages.insert(
-                    6,
-                    SeenMessage {
-                        sender: again.sender.clone(),
-                        ..again
-                    },
-                );
+                seen.messages.insert(6, SeenMessage { sender: again.sender.clone(), ..again });
                 let held = seen.messages.get(&7).context("7")?;
                 let deleted = SeenMessage {
                     sender: held.sender.clone(),
@@ -324,10 +285,7 @@ mod tests {
             }),
             ("recalled body", |seen| {
                 let facets = &mut seen.messages.get_mut(&4).context("4")?.facets;
-                *facets = Facets {
-                    body: Some(Body::parse(r#"{"n":4}"#)?),
-                    ..Facets::default()
-                };
+                *facets = Facets { body: Some(Body::parse(r#"{"n":4}"#)?), ..Facets::default() };
                 Ok(())
             }),
             ("body", |seen| {
@@ -355,10 +313,7 @@ mod tests {
             let mut seen = right(&oracle, &ben)?;
             broken(&mut seen)?;
             let found = differences(&oracle, &ben, Some(&seen));
-            assert!(
-                found.iter().any(|difference| difference.contains(name)),
-                "{name}: {found:?}"
-            );
+            assert!(found.iter().any(|difference| difference.contains(name)), "{name}: {found:?}");
         }
         assert_eq!(differences(&oracle, &ben, None).len(), 1);
         Ok(())

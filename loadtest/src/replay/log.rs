@@ -33,8 +33,7 @@ pub(crate) struct Log {
 pub(crate) fn read_dir(dir: &Path, files: &[String], at_most: Option<usize>) -> Result<Vec<Log>> {
     let mut paths: Vec<PathBuf> = files.iter().map(|name| dir.join(name)).collect();
     if paths.is_empty() {
-        let entries =
-            std::fs::read_dir(dir).with_context(|| format!("chat logs in {}", dir.display()))?;
+        let entries = std::fs::read_dir(dir).with_context(|| format!("chat logs in {}", dir.display()))?;
         for entry in entries {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "txt") {
@@ -50,32 +49,19 @@ pub(crate) fn read_dir(dir: &Path, files: &[String], at_most: Option<usize>) -> 
 
 fn read(path: &Path) -> Result<Log> {
     let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
-    let name = path
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
-    Ok(Log {
-        name,
-        lines: parse(&bytes),
-    })
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(Log { name, lines: parse(&bytes) })
 }
 
 /// The messages among the lines of a file.
 pub(crate) fn parse(bytes: &[u8]) -> Vec<Line> {
-    bytes
-        .split(|byte| *byte == b'\n')
-        .filter_map(|line| parse_line(&String::from_utf8_lossy(line)))
-        .collect()
+    bytes.split(|byte| *byte == b'\n').filter_map(|line| parse_line(&String::from_utf8_lossy(line))).collect()
 }
 
 fn parse_line(line: &str) -> Option<Line> {
     let line = line.strip_suffix('\r').unwrap_or(line);
     let (time, rest) = line.strip_prefix('[')?.split_once("] ")?;
-    let is_time = time.len() == 5
-        && time
-            .bytes()
-            .all(|byte| byte.is_ascii_digit() || byte == b':');
+    let is_time = time.len() == 5 && time.bytes().all(|byte| byte.is_ascii_digit() || byte == b':');
     if !is_time {
         return None;
     }
@@ -88,11 +74,7 @@ fn parse_line(line: &str) -> Option<Line> {
         let (nick, text) = rest.split_once(' ').unwrap_or((rest, ""));
         (nick, text, true)
     };
-    (!nick.is_empty()).then(|| Line {
-        nick: nick.to_owned(),
-        text: text.to_owned(),
-        action,
-    })
+    (!nick.is_empty()).then(|| Line { nick: nick.to_owned(), text: text.to_owned(), action })
 }
 
 /// The user a nick is; different nicks are different users. What a `user_id` may not hold becomes
@@ -120,10 +102,7 @@ mod tests {
         let text = b"\n[04:46] <pawan> how to\n[04:48]  * unperson sits and listens\n\
             === A is now known as B\n[02:34] <Ttech>\n[02:34] <x> a > b\n[09:43] caf\xe9\n[02:34] <y> caf\xe9";
         let lines = parse(text);
-        let seen: Vec<_> = lines
-            .iter()
-            .map(|l| (&*l.nick, &*l.text, l.action))
-            .collect();
+        let seen: Vec<_> = lines.iter().map(|l| (&*l.nick, &*l.text, l.action)).collect();
         let expected = [
             ("pawan", "how to", false),
             ("unperson", "sits and listens", true),
@@ -137,10 +116,7 @@ mod tests {
     #[test]
     fn different_nicks_are_different_users() -> Result<()> {
         let nicks = ["a", "A", "a@7C", "a|", "[a]", "a b", "ä", "a.b-c_d"];
-        let users: BTreeSet<_> = nicks
-            .iter()
-            .map(|nick| user_of(nick))
-            .collect::<Result<_>>()?;
+        let users: BTreeSet<_> = nicks.iter().map(|nick| user_of(nick)).collect::<Result<_>>()?;
         assert_eq!(users.len(), nicks.len());
         assert_eq!(user_of("a|@")?, "a@7C@40");
         assert!(user_of("").is_err());
@@ -154,11 +130,8 @@ mod tests {
         };
         let logs = read_dir(&dir, &[], None)?;
         let messages: usize = logs.iter().map(|log| log.lines.len()).sum();
-        let users: BTreeSet<_> = logs
-            .iter()
-            .flat_map(|log| &log.lines)
-            .map(|l| user_of(&l.nick))
-            .collect::<Result<_>>()?;
+        let users: BTreeSet<_> =
+            logs.iter().flat_map(|log| &log.lines).map(|l| user_of(&l.nick)).collect::<Result<_>>()?;
         assert_eq!((logs.len(), messages, users.len()), (24, 30_898, 2_986));
         Ok(())
     }

@@ -33,19 +33,9 @@ enum Act {
     Created,
     Member,
     Message(Said),
-    Recall {
-        target: u64,
-    },
-    Edit {
-        target: u64,
-        body: Body,
-    },
-    Reaction {
-        target: u64,
-        user: UserId,
-        key: String,
-        add: bool,
-    },
+    Recall { target: u64 },
+    Edit { target: u64, body: Body },
+    Reaction { target: u64, user: UserId, key: String, add: bool },
 }
 
 /// A message as it was sent.
@@ -117,9 +107,7 @@ pub(crate) struct Facets {
 impl Act {
     fn target(&self) -> Option<u64> {
         match self {
-            Self::Recall { target } | Self::Edit { target, .. } | Self::Reaction { target, .. } => {
-                Some(*target)
-            }
+            Self::Recall { target } | Self::Edit { target, .. } | Self::Reaction { target, .. } => Some(*target),
             Self::Created | Self::Member | Self::Message(_) => None,
         }
     }
@@ -128,16 +116,8 @@ impl Act {
 impl Oracle {
     /// `create` was answered.
     pub(crate) fn new(conv_id: ConvId, title: String, full: bool, owner: UserId) -> Self {
-        let stays = vec![Stay {
-            join: 1,
-            leave: None,
-        }];
-        let member = Member {
-            stays,
-            role: Some(Role::Owner),
-            read: 1,
-            ..Member::default()
-        };
+        let stays = vec![Stay { join: 1, leave: None }];
+        let member = Member { stays, role: Some(Role::Owner), read: 1, ..Member::default() };
         Self {
             conv_id,
             title,
@@ -160,52 +140,27 @@ impl Oracle {
 
     pub(crate) fn sent(&mut self, conv_seq: u64, said: Said) -> Result<()> {
         let what = format!("message {} of {}", said.client_msg_id, said.sender);
-        ensure!(
-            self.is_member_at(&said.sender, conv_seq),
-            "{what} got conv_seq {conv_seq} outside his stays"
-        );
+        ensure!(self.is_member_at(&said.sender, conv_seq), "{what} got conv_seq {conv_seq} outside his stays");
         self.append(conv_seq, Act::Message(said)).context(what)
     }
 
     pub(crate) fn recalled(&mut self, target: u64, conv_seq: u64) -> Result<()> {
-        self.append(conv_seq, Act::Recall { target })
-            .with_context(|| format!("recall of {target}"))
+        self.append(conv_seq, Act::Recall { target }).with_context(|| format!("recall of {target}"))
     }
 
     pub(crate) fn edited(&mut self, target: u64, conv_seq: u64, body: Body) -> Result<()> {
-        self.append(conv_seq, Act::Edit { target, body })
-            .with_context(|| format!("edit of {target}"))
+        self.append(conv_seq, Act::Edit { target, body }).with_context(|| format!("edit of {target}"))
     }
 
-    pub(crate) fn reacted(
-        &mut self,
-        target: u64,
-        conv_seq: u64,
-        user: UserId,
-        key: String,
-        add: bool,
-    ) -> Result<()> {
+    pub(crate) fn reacted(&mut self, target: u64, conv_seq: u64, user: UserId, key: String, add: bool) -> Result<()> {
         let what = format!("reaction of {user} on {target}");
-        self.append(
-            conv_seq,
-            Act::Reaction {
-                target,
-                user,
-                key,
-                add,
-            },
-        )
-        .context(what)
+        self.append(conv_seq, Act::Reaction { target, user, key, add }).context(what)
     }
 
     pub(crate) fn joined(&mut self, user: &UserId, conv_seq: u64) -> Result<()> {
-        self.append(conv_seq, Act::Member)
-            .with_context(|| format!("joining of {user}"))?;
+        self.append(conv_seq, Act::Member).with_context(|| format!("joining of {user}"))?;
         let member = self.members.entry(user.clone()).or_default();
-        member.stays.push(Stay {
-            join: conv_seq,
-            leave: None,
-        });
+        member.stays.push(Stay { join: conv_seq, leave: None });
         member.role = Some(Role::Member);
         member.read = member.read.max(conv_seq);
         Ok(())
@@ -213,21 +168,16 @@ impl Oracle {
 
     /// Left or was removed.
     pub(crate) fn left(&mut self, user: &UserId, conv_seq: u64) -> Result<()> {
-        self.append(conv_seq, Act::Member)
-            .with_context(|| format!("leaving of {user}"))?;
+        self.append(conv_seq, Act::Member).with_context(|| format!("leaving of {user}"))?;
         let member = self.member(user)?;
         member.role = None;
-        let stay = member
-            .stays
-            .last_mut()
-            .context("left without having joined")?;
+        let stay = member.stays.last_mut().context("left without having joined")?;
         stay.leave = Some(conv_seq);
         Ok(())
     }
 
     pub(crate) fn role(&mut self, user: &UserId, role: Role, conv_seq: u64) -> Result<()> {
-        self.append(conv_seq, Act::Member)
-            .with_context(|| format!("role of {user}"))?;
+        self.append(conv_seq, Act::Member).with_context(|| format!("role of {user}"))?;
         self.member(user)?.role = Some(role);
         Ok(())
     }
@@ -257,9 +207,7 @@ impl Oracle {
 
     /// Numbers of the log nobody was told of, beyond those that may be; an error names them.
     pub(crate) fn check_dense(&self) -> Result<()> {
-        let unknown: Vec<u64> = (1..=self.head())
-            .filter(|seq| !self.log.contains_key(seq))
-            .collect();
+        let unknown: Vec<u64> = (1..=self.head()).filter(|seq| !self.log.contains_key(seq)).collect();
         let spare = usize::try_from(self.spare).unwrap_or(usize::MAX);
         ensure!(
             unknown.len() <= spare,
@@ -281,12 +229,8 @@ impl Oracle {
 
     /// (entries, messages) times members they reached.
     pub(crate) fn deliveries(&self) -> (u64, u64) {
-        let messages: Vec<u64> = self
-            .log
-            .iter()
-            .filter(|(_, act)| matches!(act, Act::Message(_)))
-            .map(|(seq, _)| *seq)
-            .collect();
+        let messages: Vec<u64> =
+            self.log.iter().filter(|(_, act)| matches!(act, Act::Message(_))).map(|(seq, _)| *seq).collect();
         let mut sums = (0, 0);
         for stay in self.members.values().flat_map(|member| &member.stays) {
             let to = stay.leave.unwrap_or(self.head());
@@ -315,25 +259,14 @@ impl Oracle {
         let floor = member.read.max(member.cleared);
         let unread = |facets: fn(&Shown) -> &Facets| {
             let above = messages.range(floor + 1..).map(|(_, shown)| shown);
-            let unread =
-                above.filter(|shown| shown.said.sender != *user && !facets(shown).recalled);
+            let unread = above.filter(|shown| shown.said.sender != *user && !facets(shown).recalled);
             u64::try_from(unread.count()).unwrap_or(u64::MAX)
         };
         Some(Expected {
-            unread: unread(|shown| &shown.now)..=unread(|shown| {
-                shown.at_leave.as_ref().unwrap_or(&shown.now)
-            }),
-            synced: synced
-                .into_iter()
-                .filter(|seq| messages.contains_key(seq))
-                .collect(),
+            unread: unread(|shown| &shown.now)..=unread(|shown| shown.at_leave.as_ref().unwrap_or(&shown.now)),
+            synced: synced.into_iter().filter(|seq| messages.contains_key(seq)).collect(),
             messages,
-            hidden: member
-                .hidden
-                .iter()
-                .copied()
-                .filter(|seq| *seq > member.cleared)
-                .collect(),
+            hidden: member.hidden.iter().copied().filter(|seq| *seq > member.cleared).collect(),
             cleared: member.cleared,
             read: member.read,
             settings: member.settings,
@@ -342,52 +275,41 @@ impl Oracle {
         })
     }
 
+    /// The message with this number, as it was sent.
+    pub(crate) fn said(&self, seq: u64) -> Option<&Said> {
+        match self.log.get(&seq)? {
+            Act::Message(said) => Some(said),
+            _ => None,
+        }
+    }
+
     /// Every message a user's sync timeline was given, hidden ones included, in order.
     pub(crate) fn stream(&self, user: &UserId) -> BTreeSet<u64> {
-        self.members
-            .get(user)
-            .map(|member| self.synced(member))
-            .unwrap_or_default()
+        self.members.get(user).map(|member| self.synced(member)).unwrap_or_default()
     }
 
     fn synced(&self, member: &Member) -> BTreeSet<u64> {
         let mut seqs = BTreeSet::new();
         for stay in &member.stays {
             let range = self.log.range(stay.join..=stay.leave.unwrap_or(u64::MAX));
-            seqs.extend(
-                range
-                    .filter(|(_, act)| matches!(act, Act::Message(_)))
-                    .map(|(seq, _)| *seq),
-            );
+            seqs.extend(range.filter(|(_, act)| matches!(act, Act::Message(_))).map(|(seq, _)| *seq));
         }
         seqs
     }
 
     fn shown(&self, target: u64, said: &Said, leave: Option<u64>) -> Shown {
         let at = |up_to| self.facets(target, said, up_to);
-        Shown {
-            said: said.clone(),
-            now: at(u64::MAX),
-            at_leave: leave.map(at),
-        }
+        Shown { said: said.clone(), now: at(u64::MAX), at_leave: leave.map(at) }
     }
 
     fn facets(&self, target: u64, said: &Said, up_to: u64) -> Facets {
-        let mut facets = Facets {
-            body: Some(said.body.clone()),
-            ..Facets::default()
-        };
+        let mut facets = Facets { body: Some(said.body.clone()), ..Facets::default() };
         let changes = self.changes.get(&target).into_iter().flatten();
-        let told = changes
-            .filter(|seq| **seq <= up_to)
-            .filter_map(|seq| self.log.get(seq));
+        let told = changes.filter(|seq| **seq <= up_to).filter_map(|seq| self.log.get(seq));
         for act in told {
             match act {
                 Act::Recall { .. } => {
-                    return Facets {
-                        recalled: true,
-                        ..Facets::default()
-                    };
+                    return Facets { recalled: true, ..Facets::default() };
                 }
                 Act::Edit { body, .. } => {
                     facets.body = Some(body.clone());
@@ -418,16 +340,12 @@ impl Oracle {
     }
 
     fn member(&mut self, user: &UserId) -> Result<&mut Member> {
-        self.members
-            .get_mut(user)
-            .with_context(|| format!("{user} never was a member"))
+        self.members.get_mut(user).with_context(|| format!("{user} never was a member"))
     }
 
     fn is_member_at(&self, user: &UserId, seq: u64) -> bool {
         let covers = |stay: &Stay| stay.join <= seq && stay.leave.is_none_or(|leave| seq <= leave);
-        self.members
-            .get(user)
-            .is_some_and(|member| member.stays.iter().any(covers))
+        self.members.get(user).is_some_and(|member| member.stays.iter().any(covers))
     }
 }
 
@@ -484,18 +402,12 @@ mod tests {
     fn a_member_sees_his_stays_and_counts_others_unread() -> Result<()> {
         let ben = expected(&group(false)?, "ben")?;
         assert_eq!(ben.messages.keys().copied().collect::<Vec<_>>(), [4, 5, 6]);
-        assert_eq!(
-            ben.messages.get(&4).map(|shown| shown.now.recalled),
-            Some(true)
-        );
+        assert_eq!(ben.messages.get(&4).map(|shown| shown.now.recalled), Some(true));
         assert_eq!((ben.read, ben.unread), (3, 1..=1));
         let ann = expected(&group(false)?, "ann")?;
         assert_eq!((ann.messages.len(), ann.unread), (4, 1..=1));
         let full = expected(&group(true)?, "ben")?;
-        assert_eq!(
-            (full.messages.len(), full.synced.len(), full.unread),
-            (4, 3, 1..=1)
-        );
+        assert_eq!((full.messages.len(), full.synced.len(), full.unread), (4, 3, 1..=1));
         Ok(())
     }
 
@@ -505,23 +417,9 @@ mod tests {
         let (ann, ben) = (user("ann")?, user("ben")?);
         oracle.deleted(&ben, 5, 5)?;
         oracle.cleared(&ann, 4)?;
-        assert_eq!(
-            expected(&oracle, "ben")?
-                .messages
-                .keys()
-                .copied()
-                .collect::<Vec<_>>(),
-            [4, 6]
-        );
+        assert_eq!(expected(&oracle, "ben")?.messages.keys().copied().collect::<Vec<_>>(), [4, 6]);
         assert_eq!(expected(&oracle, "ben")?.unread, 0..=0);
-        assert_eq!(
-            expected(&oracle, "ann")?
-                .messages
-                .keys()
-                .copied()
-                .collect::<Vec<_>>(),
-            [5, 6]
-        );
+        assert_eq!(expected(&oracle, "ann")?.messages.keys().copied().collect::<Vec<_>>(), [5, 6]);
         Ok(())
     }
 
@@ -564,24 +462,12 @@ mod tests {
         oracle.reacted(5, 9, ben.clone(), "+1".into(), true)?;
         oracle.reacted(5, 10, ben.clone(), "+1".into(), false)?;
         oracle.reacted(5, 11, ben, "!".into(), true)?;
-        let now = expected(&oracle, "ann")?
-            .messages
-            .get(&5)
-            .map(|shown| shown.now.clone());
+        let now = expected(&oracle, "ann")?.messages.get(&5).map(|shown| shown.now.clone());
         let now = now.context("5")?;
         assert!(now.edited && now.reactions.keys().eq(["!"]));
         oracle.recalled(5, 12)?;
-        let now = expected(&oracle, "ann")?
-            .messages
-            .get(&5)
-            .map(|shown| shown.now.clone());
-        assert_eq!(
-            now,
-            Some(Facets {
-                recalled: true,
-                ..Facets::default()
-            })
-        );
+        let now = expected(&oracle, "ann")?.messages.get(&5).map(|shown| shown.now.clone());
+        assert_eq!(now, Some(Facets { recalled: true, ..Facets::default() }));
         Ok(())
     }
 }

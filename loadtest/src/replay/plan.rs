@@ -130,9 +130,7 @@ pub(crate) fn plans(logs: &[Log], seed: u64, habits: Habits) -> Result<(Vec<Plan
     let mut people = People::new();
     let mut plans = Vec::with_capacity(logs.len());
     for (number, log) in logs.iter().enumerate() {
-        let seed = seed
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            .wrapping_add(u64::try_from(number)?);
+        let seed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(u64::try_from(number)?);
         plans.push(Planner::new(log, seed, habits)?.plan(&mut people)?);
     }
     Ok((plans, people))
@@ -178,9 +176,7 @@ struct Mind {
 
 impl Mind {
     fn sees(&self, message: usize) -> bool {
-        let stayed = |(from, to): &(usize, Option<usize>)| {
-            *from <= message && to.is_none_or(|to| message < to)
-        };
+        let stayed = |(from, to): &(usize, Option<usize>)| *from <= message && to.is_none_or(|to| message < to);
         self.stays.iter().any(stayed)
             && !self.hidden.contains(&message)
             && self.cleared.is_none_or(|cleared| message > cleared)
@@ -189,10 +185,7 @@ impl Mind {
 
 impl<'a> Planner<'a> {
     fn new(log: &'a Log, seed: u64, habits: Habits) -> Result<Self> {
-        let first = log
-            .lines
-            .first()
-            .map_or("nobody", |line| line.nick.as_str());
+        let first = log.lines.first().map_or("nobody", |line| line.nick.as_str());
         Ok(Self {
             log,
             random: StdRng::seed_from_u64(seed),
@@ -226,12 +219,7 @@ impl<'a> Planner<'a> {
                 self.steps.push(Step::Return { user, device });
             }
         }
-        Ok(Plan {
-            name: self.log.name.clone(),
-            owner: self.owner,
-            full,
-            steps: self.steps,
-        })
+        Ok(Plan { name: self.log.name.clone(), owner: self.owner, full, steps: self.steps })
     }
 
     /// A user nobody has seen in any file gets his devices.
@@ -251,8 +239,7 @@ impl<'a> Planner<'a> {
             match kind {
                 Device::Late => {
                     let later = message + self.random.random_range(20..400);
-                    self.turns
-                        .push(Reverse((later, Turn::Come(user.clone(), device))));
+                    self.turns.push(Reverse((later, Turn::Come(user.clone(), device))));
                 }
                 Device::First if device > 0 && self.random.random_bool(0.35) => {
                     self.sleep(message, user, device);
@@ -269,8 +256,7 @@ impl<'a> Planner<'a> {
         let from = message + self.random.random_range(3..40);
         let kept = self.habits.sync_max_entries;
         let to = from + self.random.random_range(kept * 17 / 20..=kept * 11 / 10);
-        self.turns
-            .push(Reverse((from, Turn::Go(user.clone(), device, to))));
+        self.turns.push(Reverse((from, Turn::Go(user.clone(), device, to))));
     }
 
     fn enter(&mut self, message: usize, user: &UserId) {
@@ -279,37 +265,17 @@ impl<'a> Planner<'a> {
         }
         let invited_by = self.present.choose(&mut self.random).cloned();
         if let Some(by) = invited_by {
-            self.steps.push(Step::Invite {
-                user: user.clone(),
-                by,
-            });
+            self.steps.push(Step::Invite { user: user.clone(), by });
         }
         self.present.push(user.clone());
-        self.users
-            .entry(user.clone())
-            .or_default()
-            .stays
-            .push((message, None));
+        self.users.entry(user.clone()).or_default().stays.push((message, None));
     }
 
     fn send(&mut self, message: usize, user: UserId) {
-        let reply_to = self
-            .random
-            .random_bool(0.1)
-            .then(|| self.target(&user))
-            .flatten();
-        let mention = self
-            .random
-            .random_bool(0.05)
-            .then(|| self.somebody())
-            .flatten();
+        let reply_to = self.random.random_bool(0.1).then(|| self.target(&user)).flatten();
+        let mention = self.random.random_bool(0.05).then(|| self.somebody()).flatten();
         self.said.push(user.clone());
-        self.steps.push(Step::Send {
-            message,
-            user,
-            reply_to,
-            mention,
-        });
+        self.steps.push(Step::Send { message, user, reply_to, mention });
     }
 
     fn somebody(&mut self) -> Option<UserId> {
@@ -320,11 +286,7 @@ impl<'a> Planner<'a> {
     fn target(&mut self, user: &UserId) -> Option<usize> {
         let mind = self.users.get(user)?;
         let newest = self.said.len().checked_sub(1)?;
-        let reach = if self.random.random_bool(0.7) {
-            40
-        } else {
-            newest + 1
-        };
+        let reach = if self.random.random_bool(0.7) { 40 } else { newest + 1 };
         for _ in 0..20 {
             let target = newest - self.random.random_range(0..reach.min(newest + 1));
             if mind.sees(target) && !self.recalled.contains(&target) {
@@ -339,9 +301,7 @@ impl<'a> Planner<'a> {
         let mind = self.users.get(user)?;
         let said = self.said.iter().enumerate();
         let own: Vec<usize> = said
-            .filter(|(message, sender)| {
-                *sender == user && mind.sees(*message) && !self.recalled.contains(message)
-            })
+            .filter(|(message, sender)| *sender == user && mind.sees(*message) && !self.recalled.contains(message))
             .map(|(message, _)| message)
             .collect();
         own.choose(&mut self.random).copied()
@@ -357,27 +317,17 @@ impl<'a> Planner<'a> {
                     let version = self.edits.entry(target).or_default();
                     *version += 1;
                     let version = *version;
-                    self.steps.push(Step::Edit {
-                        target,
-                        by,
-                        version,
-                    });
+                    self.steps.push(Step::Edit { target, by, version });
                 }
             }
             30..60 => {
-                if let (Some(target), Some(key)) = (self.target(&by), KEYS.choose(&mut self.random))
-                {
+                if let (Some(target), Some(key)) = (self.target(&by), KEYS.choose(&mut self.random)) {
                     let reaction = (target, by.clone(), *key);
                     let add = !self.reactions.remove(&reaction);
                     if add {
                         self.reactions.insert(reaction);
                     }
-                    self.steps.push(Step::React {
-                        target,
-                        by,
-                        key,
-                        add,
-                    });
+                    self.steps.push(Step::React { target, by, key, add });
                 }
             }
             60..75 => self.delete(by),
@@ -387,10 +337,7 @@ impl<'a> Planner<'a> {
                 }
             }
             115..125 => self.again(),
-            125..127 => self.steps.push(Step::Mute {
-                muted: self.random.random_bool(0.7),
-                by,
-            }),
+            125..127 => self.steps.push(Step::Mute { muted: self.random.random_bool(0.7), by }),
             127..130 => self.leave(message, by),
             130 => {
                 if let Some(up_to) = self.target(&by) {
@@ -400,25 +347,15 @@ impl<'a> Planner<'a> {
                     self.steps.push(Step::Clear { up_to, by });
                 }
             }
-            131 if by != self.owner && self.admins.insert(by.clone()) => {
-                self.steps.push(Step::Promote { user: by })
-            }
+            131 if by != self.owner && self.admins.insert(by.clone()) => self.steps.push(Step::Promote { user: by }),
             _ => {}
         }
     }
 
     /// By its author, now and then by the owner of the group.
     fn recall(&mut self, by: UserId) {
-        let by = if self.random.random_bool(0.2) {
-            self.owner.clone()
-        } else {
-            by
-        };
-        let target = if by == self.owner {
-            self.target(&by)
-        } else {
-            self.own(&by)
-        };
+        let by = if self.random.random_bool(0.2) { self.owner.clone() } else { by };
+        let target = if by == self.owner { self.target(&by) } else { self.own(&by) };
         if let Some(target) = target {
             self.recalled.insert(target);
             self.steps.push(Step::Recall { target, by });
@@ -441,11 +378,7 @@ impl<'a> Planner<'a> {
             return;
         };
         let conflict = self.random.random_bool(0.1) && self.present.contains(&user);
-        self.steps.push(if conflict {
-            Step::Conflict { message, user }
-        } else {
-            Step::Resend { message, user }
-        });
+        self.steps.push(if conflict { Step::Conflict { message, user } } else { Step::Resend { message, user } });
     }
 
     fn leave(&mut self, message: usize, user: UserId) {
@@ -454,28 +387,16 @@ impl<'a> Planner<'a> {
         }
         self.present.retain(|present| *present != user);
         self.admins.remove(&user);
-        if let Some(stay) = self
-            .users
-            .get_mut(&user)
-            .and_then(|mind| mind.stays.last_mut())
-        {
+        if let Some(stay) = self.users.get_mut(&user).and_then(|mind| mind.stays.last_mut()) {
             stay.1 = Some(message + 1);
         }
         let removed = self.random.random_bool(0.3);
-        self.steps.push(if removed {
-            Step::Remove { user }
-        } else {
-            Step::Leave { user }
-        });
+        self.steps.push(if removed { Step::Remove { user } } else { Step::Leave { user } });
     }
 
     /// Devices go and come back.
     fn devices(&mut self, message: usize) {
-        while self
-            .turns
-            .peek()
-            .is_some_and(|Reverse((at, _))| *at <= message)
-        {
+        while self.turns.peek().is_some_and(|Reverse((at, _))| *at <= message) {
             match self.turns.pop() {
                 Some(Reverse((_, Turn::Come(user, device)))) => {
                     self.home.push((user.clone(), device));
@@ -488,9 +409,7 @@ impl<'a> Planner<'a> {
         if self.home.is_empty() || !self.random.random_bool(0.15) {
             return;
         }
-        let (user, device) = self
-            .home
-            .swap_remove(self.random.random_range(0..self.home.len()));
+        let (user, device) = self.home.swap_remove(self.random.random_range(0..self.home.len()));
         let gone = match self.random.random_range(0..10) {
             0..6 => self.random.random_range(1..40),
             6..9 => self.random.random_range(40..250),
@@ -500,8 +419,7 @@ impl<'a> Planner<'a> {
     }
 
     fn go(&mut self, user: UserId, device: usize, back: usize) {
-        self.turns
-            .push(Reverse((back, Turn::Come(user.clone(), device))));
+        self.turns.push(Reverse((back, Turn::Come(user.clone(), device))));
         self.steps.push(Step::Drop { user, device });
     }
 }
@@ -514,22 +432,10 @@ mod tests {
     fn plan(seed: u64) -> Result<Plan> {
         let mut text = String::new();
         for number in 0..2000 {
-            text.push_str(&format!(
-                "[00:00] <nick{}> line {number}\n",
-                number * 7919 % (1 + number / 10)
-            ));
+            text.push_str(&format!("[00:00] <nick{}> line {number}\n", number * 7919 % (1 + number / 10)));
         }
-        let logs = [Log {
-            name: "x".into(),
-            lines: parse(text.as_bytes()),
-        }];
-        let (mut plans, _) = plans(
-            &logs,
-            seed,
-            Habits {
-                sync_max_entries: 300,
-            },
-        )?;
+        let logs = [Log { name: "x".into(), lines: parse(text.as_bytes()) }];
+        let (mut plans, _) = plans(&logs, seed, Habits { sync_max_entries: 300 })?;
         plans.pop().ok_or_else(|| anyhow::anyhow!("no plan"))
     }
 
@@ -548,12 +454,7 @@ mod tests {
         for step in plan.steps {
             match step {
                 Step::Invite { user, by } => assert!(members.contains(&by) && members.insert(user)),
-                Step::Send {
-                    message,
-                    user,
-                    reply_to,
-                    ..
-                } => {
+                Step::Send { message, user, reply_to, .. } => {
                     assert!(message == next && members.contains(&user));
                     assert!(reply_to.is_none_or(|target| target < message));
                     next += 1;

@@ -153,9 +153,12 @@ pub fn apply_members(state: &mut State, conv_id: &ConvId, members: &[MemberInfo]
 
 impl ConversationState {
     fn take_row(&mut self, row: &ConversationSummary, asked_at: u64) {
-        if row.head_seq >= self.known.info {
-            self.known.info = row.head_seq;
+        if row.head_seq >= self.known.title {
+            self.known.title = row.head_seq;
             self.title.clone_from(&row.title);
+        }
+        if row.head_seq >= self.known.attributes {
+            self.known.attributes = row.head_seq;
             self.attributes.clone_from(&row.attributes);
         }
         if row.head_seq >= self.known.membership {

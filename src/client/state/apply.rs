@@ -243,25 +243,35 @@ impl ConversationState {
                 self.known.membership = self.known.membership.max(conv_seq);
                 self.leave(conv_seq);
             }
-            _ if conv_seq <= self.known.info => {}
             ConversationChange::Created { members, title, attributes } => {
-                self.known.info = conv_seq;
-                self.known.membership = self.known.membership.max(conv_seq);
+                self.renamed(conv_seq, title.as_ref());
+                self.attributed(conv_seq, attributes.as_ref());
+                if conv_seq <= self.known.membership {
+                    return;
+                }
+                self.known.membership = conv_seq;
                 self.read_seq = self.read_seq.max(conv_seq);
-                self.title.clone_from(title);
-                self.attributes.clone_from(attributes);
                 let role = |index| if index == 0 { Role::Owner } else { Role::Member };
                 let named = members.iter().enumerate();
-                self.members = Some(named.map(|(index, user)| (user.clone(), role(index))).collect());
+                let members = named.map(|(index, user)| (user.clone(), role(index))).collect();
+                self.members.get_or_insert(members);
             }
-            ConversationChange::Renamed { title } => {
-                self.known.info = conv_seq;
-                self.title = Some(title.clone());
-            }
-            ConversationChange::Attributes { attributes } => {
-                self.known.info = conv_seq;
-                self.attributes = Some(attributes.clone());
-            }
+            ConversationChange::Renamed { title } => self.renamed(conv_seq, Some(title)),
+            ConversationChange::Attributes { attributes } => self.attributed(conv_seq, Some(attributes)),
+        }
+    }
+
+    fn renamed(&mut self, conv_seq: u64, title: Option<&String>) {
+        if conv_seq > self.known.title {
+            self.known.title = conv_seq;
+            self.title = title.cloned();
+        }
+    }
+
+    fn attributed(&mut self, conv_seq: u64, attributes: Option<&Body>) {
+        if conv_seq > self.known.attributes {
+            self.known.attributes = conv_seq;
+            self.attributes = attributes.cloned();
         }
     }
 

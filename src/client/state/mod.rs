@@ -210,8 +210,10 @@ pub struct Older {
 /// Which state each piece is known as of.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Known {
-    /// `conv_seq`: title and attributes.
-    pub info: u64,
+    /// `conv_seq`: title.
+    pub title: u64,
+    /// `conv_seq`: attributes.
+    pub attributes: u64,
     /// `conv_seq`: this user's own membership.
     pub membership: u64,
     /// Sync `seq`: settings.
