@@ -100,7 +100,8 @@ impl Session {
         let (out, mut queue) = mpsc::unbounded_channel::<String>();
         let flaky = hello.device_id.starts_with("flaky");
         let rng = SmallRng::seed_from_u64(shim.seed ^ (number << 32));
-        let mut session = Self { shim, caller, out, rng, flaky, at: 0, acked: 0, live: false, answers: None, stalled: 0 };
+        let mut session =
+            Self { shim, caller, out, rng, flaky, at: 0, acked: 0, live: false, answers: None, stalled: 0 };
         if session.hello(hello).await.is_err() {
             return;
         }

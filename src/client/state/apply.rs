@@ -6,8 +6,8 @@
 use super::changes::{Edit, NewReaction};
 use super::{ConversationState, Loading, MAX_NOTIFICATIONS, Notification, Older, Preload, State};
 use crate::protocol::{
-    Body, ConvId, ConversationChange, ConversationSettings, Entry, Event, HeadsItem, MemberChange, MsgId, Role, SyncFrame,
-    UserId,
+    Body, ConvId, ConversationChange, ConversationSettings, Entry, Event, HeadsItem, MemberChange, MsgId, Role,
+    SyncFrame, UserId,
 };
 
 /// Applies a frame whose `from_seq` is the cursor, and moves the cursor to its end.
