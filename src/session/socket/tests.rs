@@ -17,7 +17,7 @@ const LIMITS: SocketLimits = SocketLimits {
 async fn pair() -> (Socket<DuplexStream>, Peer) {
     let (ours, theirs) = duplex(1024);
     let peer = WebSocketStream::from_raw_socket(theirs, Role::Client, None).await;
-    (Socket::new(ours, &[], LIMITS).await, peer)
+    (Socket::new(ours, Vec::new(), LIMITS).await, peer)
 }
 
 fn text(length: usize) -> Message {
