@@ -38,10 +38,8 @@ struct Entry {
 }
 
 /// All commands, in the order of `--help`.
-const COMMANDS: &[Entry] = &[
-    Entry { command: serve::command, run: serve::run },
-    Entry { command: token::command, run: token::run },
-];
+const COMMANDS: &[Entry] =
+    &[Entry { command: serve::command, run: serve::run }, Entry { command: token::command, run: token::run }];
 
 /// Runs the command named on the command line.
 pub(crate) fn run() -> Result<(), Failure> {

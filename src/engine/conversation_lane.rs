@@ -12,6 +12,7 @@ use crate::conversation::entry::Appended;
 use crate::conversation::member::Member;
 use crate::conversation::state::Conversation;
 use crate::fanout::{Batch, Delivery, Ledger, Progress, read_log};
+use crate::planted::{Bug, planted};
 use crate::protocol::{ConvId, ErrorCode, Request, UserId};
 use crate::store::{Error, Mark, Span};
 use crate::timeline::{Decided, Draft, Lane, Pushed, commit_until_decided};
@@ -226,7 +227,7 @@ impl Inner {
         };
         outgoing.progress.finish();
         outgoing.own.finish();
-        if applied && !outgoing.own.is_done() {
+        if applied && !outgoing.own.is_done() && !planted(Bug::AnswerBeforeOwnEffect) {
             let answers: Answers =
                 requests.drain(..).zip(decisions.drain(..)).map(|((_, _, reply), answer)| (reply, answer)).collect();
             tokio::spawn(async move {
@@ -290,7 +291,7 @@ impl Inner {
         let Some(conversation) = state.conversation.as_mut() else { return };
         let head_seq = draft.head_seq();
         if let Some(ledger) = state.ledger.as_mut() {
-            if busy.is_empty() && ledger.last_open().is_none() {
+            if (busy.is_empty() && ledger.last_open().is_none()) || planted(Bug::FannedTooEarly) {
                 ledger.skip_to(head_seq);
             } else {
                 ledger.begin(head_seq, Arc::clone(&outgoing.progress));
@@ -316,6 +317,7 @@ impl Inner {
         self.drive_in_chunks(freed);
         let decided = match first_poll {
             std::task::Poll::Ready(decided) => decided,
+            std::task::Poll::Pending if planted(Bug::AckBeforeDurable) => Vec::new(),
             std::task::Poll::Pending => committed.await,
         };
         if decided.iter().any(|outcome| *outcome != Decided::Applied) {
@@ -338,7 +340,9 @@ impl Inner {
         draft: Draft,
         outgoing: &Outgoing,
     ) -> bool {
-        self.ensure_mark(id, state).await;
+        if !planted(Bug::NoMark) && !planted(Bug::MarkAfterAppend) {
+            self.ensure_mark(id, state).await;
+        }
         let Some(conversation) = state.conversation.as_mut() else { return false };
         let (base, head) = (conversation.head.position.seq, draft.head_after());
         let attempt = self.attempts.next();
@@ -351,16 +355,24 @@ impl Inner {
                 conversation.head = head;
                 true
             }
-            Some(Decided::Doubtful(_)) if has_entries => {
+            Some(Decided::Doubtful(_)) if has_entries && !planted(Bug::DoubtTakenForTheirs) => {
                 // Whose was it? The attempt at base + 1 tells; contents do not.
                 state.conversation = None;
                 let span = Span { after: base, up_to: base + 1, limit: 1, max_bytes: usize::MAX, backward: false };
                 loop {
                     match self.store.entries(&timeline, span).await {
-                        Ok(entries) => break entries.first().is_some_and(|entry| entry.attempt == attempt),
+                        Ok(entries) => {
+                            break entries
+                                .first()
+                                .is_some_and(|entry| entry.attempt == attempt || planted(Bug::DoubtTakenForOurs));
+                        }
                         Err(error) => self.pause(id, &error).await,
                     }
                 }
+            }
+            Some(Decided::Refused(now)) if planted(Bug::RowsKeptAfterRefusal) => {
+                conversation.head = *now;
+                false
             }
             // Rows alone leave no trace of whose they were: decided anew, they come to the same.
             _ => {
@@ -368,6 +380,9 @@ impl Inner {
                 false
             }
         };
+        if planted(Bug::MarkAfterAppend) {
+            self.ensure_mark(id, state).await;
+        }
         if ours {
             self.send_out(state, outgoing);
         }
@@ -449,7 +464,7 @@ impl Inner {
         // Holding the lane keeps the sweep from dropping it with the ledger inside.
         let lane = self.conversation_lane(&id);
         tokio::spawn(async move {
-            if let Some(progress) = open {
+            if let Some(progress) = open.filter(|_| !planted(Bug::MarkDeletedEarly)) {
                 progress.wait().await;
             }
             this.push_conversation(&id, ConversationItem::Settle);
@@ -472,6 +487,7 @@ impl Inner {
     /// append is between its mark check and its decision.
     async fn settle(self: &Arc<Self>, id: &ConvId, state: &mut ConversationState) {
         let idle = state.ledger.as_mut().is_none_or(|ledger| ledger.last_open().is_none());
+        let idle = idle || planted(Bug::MarkDeletedEarly);
         if !self.store.together() {
             if idle && let Some((mark, _)) = state.mark.take() {
                 // Unknown outcomes may leave it: somebody will find it, and nothing to do.
@@ -502,6 +518,9 @@ impl Inner {
 fn recipients_of(conversation: &Conversation, entries: &[Appended]) -> Vec<(UserId, Arc<Member>)> {
     let mode = conversation.mode();
     let addressed = |member: &Member| {
+        if planted(Bug::MembersOfNow) && !member.present() {
+            return false;
+        }
         entries.iter().any(|entry| member.addressed(entry.seq, entry.header.kind, entry.header.target, mode))
     };
     conversation

@@ -159,8 +159,11 @@ impl House {
             &settings.policy,
             stopping.clone(),
         );
-        let addresses =
-            Addresses::new(settings.rate_connects, settings.max_connections_per_address, settings.trusted_proxies.clone());
+        let addresses = Addresses::new(
+            settings.rate_connects,
+            settings.max_connections_per_address,
+            settings.trusted_proxies.clone(),
+        );
         Self {
             sessions: Arc::new(sessions),
             store: parts.store,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::planted::{Bug, planted};
 use crate::store::{Attempt, Commit, Head, Outcome, Store};
 
 /// How a commit ended once its outcome is known.
@@ -68,7 +69,11 @@ pub async fn commit_until_decided(store: &Arc<dyn Store>, commits: Vec<Commit>) 
         let mut unknown = Vec::new();
         for ((index, commit), outcome) in open.into_iter().zip(outcomes) {
             match outcome {
-                Outcome::Unknown => unknown.push((index, commit)),
+                Outcome::Unknown if planted(Bug::RenumberedAfterUnknown) => {
+                    let head = store.head(&commit.timeline).await.unwrap_or_default();
+                    results.get_mut(index).into_iter().for_each(|slot| *slot = Some(Decided::Refused(head)));
+                }
+                Outcome::Unknown if !planted(Bug::UnknownTakenForApplied) => unknown.push((index, commit)),
                 known => {
                     if let Some(slot) = results.get_mut(index) {
                         *slot = Some(decided(known, again));

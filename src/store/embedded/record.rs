@@ -202,12 +202,7 @@ fn parse_call(record: &Bytes, reader: &mut Reader<'_>, commits: &mut Vec<Commit>
     Some(())
 }
 
-fn parse_commit(
-    record: &Bytes,
-    reader: &mut Reader<'_>,
-    contents: &[Bytes],
-    before: &mut Before,
-) -> Option<Commit> {
+fn parse_commit(record: &Bytes, reader: &mut Reader<'_>, contents: &[Bytes], before: &mut Before) -> Option<Commit> {
     let content = |reader: &mut Reader<'_>| contents.get(usize::try_from(reader.varint()?).ok()?).cloned();
     let timeline = match reader.u8()? {
         0 => TimelineId::Conversation(ConvId::parse(reader.text()?).ok()?),
