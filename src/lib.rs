@@ -47,6 +47,8 @@ pub mod engine;
 pub mod fanout;
 #[cfg(feature = "server")]
 pub mod hub;
+#[doc(hidden)]
+pub mod planted;
 pub mod protocol;
 #[cfg(feature = "server")]
 pub mod server;

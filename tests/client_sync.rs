@@ -185,9 +185,7 @@ async fn news_of_a_large_conversation_continue_or_are_loaded() {
         json!({"op":"message","conv_id":"g:town","conv_seq":seq,"sender_id":"bob","client_msg_id":format!("t{seq}"),
             "sent_at":seq,"body":{"n":seq},"reactions":[]})
     };
-    let heads = |from: u64, head: u64, entries: serde_json::Value| {
-        json!({"type":"heads","conversations":[{"conv_id":"g:town","from_seq":from,"head_seq":head,"entries":entries}]})
-    };
+    let heads = |from: u64, head: u64, entries: serde_json::Value| json!({"type":"heads","conversations":[{"conv_id":"g:town","from_seq":from,"head_seq":head,"entries":entries}]});
     peer.send(json!({"type":"heads","conversations":[{"conv_id":"g:town","head_seq":10}]})).await;
     peer.send(heads(10, 12, json!([message(11), message(12)]))).await;
     // What is held already is not taken twice.
