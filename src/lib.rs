@@ -1,5 +1,7 @@
 //! Everline: a timeline-model sync service over WebSocket.
 #[cfg(feature = "server")]
+pub mod commands;
+#[cfg(feature = "server")]
 pub mod config;
 #[cfg(feature = "server")]
 pub mod conversation;
