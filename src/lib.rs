@@ -1,6 +1,8 @@
 //! Everline: a timeline-model sync service over WebSocket.
 #[cfg(feature = "server")]
-pub mod commands;
+pub mod audit;
+#[cfg(feature = "server")]
+pub mod auth;
 #[cfg(feature = "server")]
 pub mod config;
 #[cfg(feature = "server")]
@@ -12,6 +14,10 @@ pub mod fanout;
 #[cfg(feature = "server")]
 pub mod hub;
 pub mod protocol;
+#[cfg(feature = "server")]
+pub mod server;
+#[cfg(feature = "server")]
+pub mod session;
 #[cfg(feature = "server")]
 pub mod store;
 #[cfg(feature = "server")]
