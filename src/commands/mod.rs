@@ -3,6 +3,7 @@
 mod serve;
 mod token;
 
+use std::io::IsTerminal;
 use std::path::Path;
 
 use clap::{ArgMatches, Command};
@@ -69,5 +70,9 @@ pub(crate) fn settings(defaults: Options, matches: &ArgMatches) -> Result<Settin
 pub(crate) fn start_logging() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     // Fails only when a subscriber is installed already, which then logs.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .try_init();
 }

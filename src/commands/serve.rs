@@ -26,8 +26,10 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     // Before anything is opened: a signal during the start must not be missed.
     let mut signals = Signals::new().map_err(Failure::failed)?;
     let clock = Clock::system();
+    let verifier = server::verifier(settings, clock.clone()).map_err(start_failure)?;
     let store = open_store(settings, &clock)?;
-    let parts = Parts::assemble(settings, store, clock, rand::random()).await.map_err(start_failure)?;
+    let parts =
+        Parts::assemble(settings, store, verifier, clock, rand::random()).await.map_err(start_failure)?;
     let listener = server::bind(&settings.listen).await.map_err(start_failure)?;
     let server = Server::start(settings, parts, listener).await.map_err(start_failure)?;
     announce(&server, settings);
@@ -55,7 +57,7 @@ fn announce(server: &Handle, settings: &Settings) {
 fn open_store(settings: &Settings, clock: &Clock) -> Result<Arc<dyn Store>, Failure> {
     match &settings.store {
         StoreChoice::Memory => {
-            let (clock, faults) = (clock.clone(), Faults::default());
+            let (clock, faults) = (clock.clone(), Faults::none());
             Ok(Arc::new(Sim::new(SimOptions { seed: rand::random(), clock, together: true, faults })))
         }
         StoreChoice::Embedded(dir) => {

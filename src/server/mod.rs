@@ -87,10 +87,10 @@ impl Parts {
     pub async fn assemble(
         settings: &Settings,
         store: Arc<dyn Store>,
+        verifier: Verifier,
         clock: Clock,
         incarnation: u64,
     ) -> Result<Self, Error> {
-        let verifier = verifier(settings, clock.clone())?;
         let hub = Arc::new(Hub::default());
         let engine =
             Engine::new(Arc::clone(&store), Arc::clone(&hub), clock.clone(), settings.policy.clone(), incarnation);
@@ -102,8 +102,8 @@ impl Parts {
     }
 }
 
-/// The verifier the configuration asks for.
-fn verifier(settings: &Settings, clock: Clock) -> Result<Verifier, Error> {
+/// The verifier the configuration asks for. Needs nothing of the store: make it before opening one.
+pub fn verifier(settings: &Settings, clock: Clock) -> Result<Verifier, Error> {
     match settings.token_key.as_ref().ok_or(Error::NoTokenKey)? {
         TokenKey::Secret(secret) => Ok(Verifier::with_secret(secret.expose(), clock)),
         TokenKey::PublicKey(path) => {
