@@ -5,6 +5,7 @@
 //! a browser that was led here by another name. The secret lives in memory and ends with the process.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Query, State};
@@ -17,14 +18,13 @@ use everline::auth::Minter;
 use everline::config::{Clock, Options, Settings};
 use everline::protocol::UserId;
 use serde::Deserialize;
-use std::sync::Arc;
 
 use super::{Failure, print, serve, start_logging};
 
 /// How long a token of the page is good for.
 const TOKEN_TTL: Duration = Duration::from_secs(60 * 60);
 /// The page loads nothing from elsewhere.
-const CONTENT_POLICY: &str = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const CONTENT_POLICY: &str = "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
@@ -37,6 +37,7 @@ const FILES: &[(&str, &str, &str)] = &[
     ("/demo/app.js", JS, include_str!("../server/page/demo/app.js")),
     ("/demo/client.js", JS, include_str!("../server/page/demo/client.js")),
     ("/demo/cache.js", JS, include_str!("../server/page/demo/cache.js")),
+    ("/demo/dom.js", JS, include_str!("../server/page/demo/dom.js")),
     ("/demo/panel.js", JS, include_str!("../server/page/demo/panel.js")),
     ("/demo/strips.js", JS, include_str!("../server/page/demo/strips.js")),
     ("/demo/story.js", JS, include_str!("../server/page/demo/story.js")),
@@ -69,7 +70,8 @@ pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let settings = Settings::read(&options)?;
     start_logging();
     let runtime = tokio::runtime::Runtime::new().map_err(Failure::failed)?;
-    let page = router(Minter::new(&secret, Clock::system()));
+    let minter = Minter::new(&secret, Clock::system());
+    let page = router(Tokens { minter, sync_max_entries: settings.policy.sync_max_entries });
     runtime.block_on(serve::serve(&settings, Some(page), |server| {
         print::line(format_args!("open http://{}", server.addr()))
     }))
@@ -83,11 +85,18 @@ fn is_loopback(listen: &str) -> bool {
     }
 }
 
-fn router(minter: Minter) -> Router {
+/// What the token route needs.
+struct Tokens {
+    minter: Minter,
+    /// Told to the page, which draws the floor.
+    sync_max_entries: u64,
+}
+
+fn router(tokens: Tokens) -> Router {
     let files = FILES.iter().fold(Router::new(), |router, (path, kind, content)| {
         router.route(path, get(async move || file(kind, content)))
     });
-    files.merge(Router::new().route("/demo/token", get(token)).with_state(Arc::new(minter)))
+    files.merge(Router::new().route("/demo/token", get(token)).with_state(Arc::new(tokens)))
 }
 
 fn file(kind: &'static str, content: &'static str) -> Response {
@@ -105,15 +114,16 @@ struct Wanted {
     user: String,
 }
 
-async fn token(State(minter): State<Arc<Minter>>, Query(wanted): Query<Wanted>, headers: HeaderMap) -> Response {
+async fn token(State(tokens): State<Arc<Tokens>>, Query(wanted): Query<Wanted>, headers: HeaderMap) -> Response {
     if !is_asked_here(&headers) {
         return StatusCode::FORBIDDEN.into_response();
     }
     let Ok(user) = UserId::parse(&wanted.user) else {
         return StatusCode::BAD_REQUEST.into_response();
     };
-    let token = minter.mint(&user, None, TOKEN_TTL);
-    ([(header::CACHE_CONTROL, "no-store")], Json(serde_json::json!({ "token": token }))).into_response()
+    let token = tokens.minter.mint(&user, None, TOKEN_TTL);
+    let answer = serde_json::json!({ "token": token, "sync_max_entries": tokens.sync_max_entries });
+    ([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response()
 }
 
 /// A name that leads to this machine may be somebody else's: only its own names are answered.
