@@ -71,6 +71,14 @@ export class Cache {
         break;
       case "conversation":
         conv.title = entry.title ?? conv.title;
+        if (entry.change === "created") conv.read = Math.max(conv.read, seq);
+        break;
+      case "member":
+        // Who joins starts with everything before read.
+        if (entry.change === "joined" && entry.user_id === this.user) {
+          conv.read = Math.max(conv.read, seq);
+          if (isNew) conv.unread = 0;
+        }
         break;
     }
     conv.head = Math.max(conv.head, seq);

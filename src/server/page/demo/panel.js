@@ -116,6 +116,7 @@ export class Panel {
     const { device } = this;
     const { cache, state } = device;
     this.root.dataset.state = state;
+    this.root.dataset.group = String(!this.selected.startsWith("d:"));
     this.state.textContent = device.why || STATES[state];
     this.toggle.setAttribute("aria-checked", String(device.wanted));
     this.cursor.textContent = cache.cursor ? `cursor ${device.cursor}` : "no cursor";
