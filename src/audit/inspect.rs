@@ -150,9 +150,7 @@ fn kind(kind: Kind) -> String {
 fn row(timeline: &TimelineId, key: &RowKey, value: &[u8], bodies: bool) -> String {
     let shown = match key.section {
         Section::State => rows::unpack::<Info>(timeline, key, value).ok().map(|info| state_row(&info, bodies)),
-        Section::Member => {
-            rows::unpack::<Member>(timeline, key, value).ok().map(|member| member_row(key, &member))
-        }
+        Section::Member => rows::unpack::<Member>(timeline, key, value).ok().map(|member| member_row(key, &member)),
         Section::Conv => UserRow::load(value).map(|row| conv_row(key, &row)),
         Section::Hidden => Ranges::load(value).map(|ranges| hidden_row(key, &ranges)),
         Section::Device => rows::unpack::<Device>(timeline, key, value).ok().map(|device| device_row(key, &device)),
@@ -170,7 +168,8 @@ fn text(value: &[u8]) -> Option<&str> {
 fn state_row(info: &Info, bodies: bool) -> String {
     let kind = if info.direct { "direct" } else { "group" };
     let large = if info.large { "  large" } else { "" };
-    let mut line = format!("state {kind}  by {}  members {}  history {:?}", info.creator, info.members_count, info.history);
+    let mut line =
+        format!("state {kind}  by {}  members {}  history {:?}", info.creator, info.members_count, info.history);
     line += large;
     if bodies {
         line += &format!("  title {:?}", info.title.as_deref().unwrap_or_default());

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::config::Clock;
 use crate::protocol::{DeviceId, ErrorCode, UserId};
 
-pub use key::KeyError;
 use key::Key;
+pub use key::KeyError;
 
 /// The `aud` every token must name.
 pub const AUDIENCE: &str = "everline";

@@ -111,9 +111,7 @@ async fn backup(path: PathBuf, store: Arc<Embedded>) -> Result<String, String> {
 
 /// A report as JSON.
 pub(super) fn json(report: &BackupReport) -> serde_json::Value {
-    let section = |section: &everline::store::embedded::SectionCount| {
-        serde_json::json!({ "name": section.name, "keys": section.keys, "bytes": section.bytes })
-    };
+    let section = |section: &everline::store::embedded::SectionCount| serde_json::json!({ "name": section.name, "keys": section.keys, "bytes": section.bytes });
     let sections: Vec<_> = report.sections.iter().map(section).collect();
     serde_json::json!({ "file_bytes": report.file_bytes, "sections": sections })
 }

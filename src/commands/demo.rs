@@ -24,7 +24,8 @@ use super::{Failure, print, serve, start_logging};
 /// How long a token of the page is good for.
 const TOKEN_TTL: Duration = Duration::from_secs(60 * 60);
 /// The page loads nothing from elsewhere.
-const CONTENT_POLICY: &str = "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const CONTENT_POLICY: &str =
+    "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
@@ -153,9 +154,13 @@ mod tests {
 
     #[test]
     fn tokens_are_given_under_the_machines_own_names_only() {
-        for (host, expected) in
-            [("127.0.0.1:7700", true), ("localhost", true), ("[::1]:80", true), ("rebound.example:7700", false), ("", false)]
-        {
+        for (host, expected) in [
+            ("127.0.0.1:7700", true),
+            ("localhost", true),
+            ("[::1]:80", true),
+            ("rebound.example:7700", false),
+            ("", false),
+        ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::HOST, host.parse().expect("a header"));
             assert_eq!(is_asked_here(&headers), expected, "{host}");

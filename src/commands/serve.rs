@@ -6,7 +6,7 @@ use everline::config::{Clock, Options, Settings, options};
 use everline::server::{self, Handle, Parts, Server};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::stores::{self, Opened};
+use super::stores::Opened;
 use super::{Failure, control, settings, start_logging};
 
 pub(super) fn command() -> Command {
@@ -33,34 +33,33 @@ pub(super) async fn serve(
     let mut signals = Signals::new().map_err(Failure::failed)?;
     let clock = Clock::system();
     let verifier = server::verifier(settings, clock.clone()).map_err(start_failure)?;
-    let opened = stores::open(&settings.store, &clock)?;
-    let mut parts =
-        Parts::assemble(settings, opened.store(), verifier, clock, rand::random()).await.map_err(start_failure)?;
+    let opened = Opened::open(&settings.store, &clock).await?;
+    let mut parts = Parts::assemble(settings, opened.store.clone(), verifier, clock, rand::random())
+        .await
+        .map_err(start_failure)?;
+    parts.observe = opened.observer();
     parts.page = page.unwrap_or(parts.page);
     let listener = server::bind(&settings.listen).await.map_err(start_failure)?;
     let server = Server::start(settings, parts, listener).await.map_err(start_failure)?;
-    let control = opened.embedded().and_then(control::listen);
+    let control = opened.embedded.as_ref().and_then(control::listen);
     announce(&server)?;
-    let ended = tokio::select! {
+    tokio::select! {
         biased;
-        () = signals.next() => Ok(()),
-        why = opened.failed() => Err(Failure::Failed(why)),
-    };
+        // A store that cannot promise durability any more must not serve on.
+        why = opened.failed() => return Err(Failure::Failed(format!("the store failed: {why}"))),
+        () = signals.next() => {}
+    }
     drop(control);
     tokio::select! {
         biased;
         // Whoever asks twice does not want to wait.
         () = signals.next() => Err(Failure::Failed("stopped at once".to_owned())),
-        stopped = stop(server, opened) => ended.and(stopped),
+        finished = server.stop() => {
+            opened.close().await?;
+            tracing::info!(finished, "stopped");
+            Ok(())
+        }
     }
-}
-
-/// Lets the sessions go, then puts what the store holds in its place.
-async fn stop(server: Handle, opened: Opened) -> Result<(), Failure> {
-    let finished = server.stop().await;
-    opened.close().await?;
-    tracing::info!(finished, "stopped");
-    Ok(())
 }
 
 fn announce(server: &Handle, settings: &Settings) {

@@ -1,94 +1,106 @@
 //! Opening the store a command is about.
 
+use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Arg, ArgMatches, Command};
 use everline::config::{Clock, Options, StoreChoice, options};
+use everline::server::Observer;
 use everline::store::Store;
 use everline::store::embedded::{self, Embedded, OpenError};
 use everline::store::sim::{Faults, Sim, SimOptions};
+use tokio::task::spawn_blocking;
 
 use super::{Failure, settings};
 
-/// An open store; some things only the embedded one can do.
-pub(super) enum Opened {
-    /// In a directory.
-    Embedded(Arc<Embedded>),
-    /// In memory.
-    Memory(Arc<Sim>),
+/// The store the configuration names, and what only some stores have.
+pub(super) struct Opened {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) embedded: Option<Arc<Embedded>>,
 }
 
 impl Opened {
-    pub(super) fn store(&self) -> Arc<dyn Store> {
-        match self {
-            Self::Embedded(store) => Arc::clone(store) as Arc<dyn Store>,
-            Self::Memory(store) => Arc::clone(store) as Arc<dyn Store>,
+    /// Opens what a server serves; a directory is made if it is not there.
+    pub(super) async fn open(choice: &StoreChoice, clock: &Clock) -> Result<Self, Failure> {
+        let clock = clock.clone();
+        match choice {
+            StoreChoice::Memory => {
+                let options = SimOptions { seed: rand::random(), clock, together: true, faults: Faults::none() };
+                Ok(Self { store: Arc::new(Sim::new(options)), embedded: None })
+            }
+            StoreChoice::Embedded(dir) => {
+                let dir = dir.clone();
+                let embedded = spawn_blocking(move || open_dir(&dir, &clock)).await.map_err(Failure::failed)??;
+                Ok(Self { store: embedded.clone(), embedded: Some(embedded) })
+            }
         }
     }
 
-    pub(super) fn embedded(&self) -> Option<&Arc<Embedded>> {
-        match self {
-            Self::Embedded(store) => Some(store),
-            Self::Memory(_) => None,
+    /// Shows the store's own counters in `/metrics`.
+    pub(super) fn observer(&self) -> Option<Observer> {
+        let embedded = self.embedded.clone()?;
+        Some(Arc::new(move || {
+            let seen = embedded.counters();
+            for (name, value) in [
+                ("everline_store_group_commits_total", seen.group_commits),
+                ("everline_store_commits_total", seen.commits),
+                ("everline_store_fsyncs_total", seen.fsyncs),
+                ("everline_store_written_bytes_total", seen.engine_bytes),
+                ("everline_store_checkpoints_total", seen.checkpoints),
+                ("everline_store_stalls_total", seen.stalls),
+            ] {
+                metrics::counter!(name).absolute(value);
+            }
+        }))
+    }
+
+    /// Why the store has failed for good; never returns for one that cannot.
+    pub(super) async fn failed(&self) -> Arc<str> {
+        let Some(embedded) = &self.embedded else { return pending().await };
+        let mut failure = embedded.failed();
+        loop {
+            if let Some(why) = failure.borrow_and_update().clone() {
+                return why;
+            }
+            if failure.changed().await.is_err() {
+                return pending().await;
+            }
         }
     }
 
-    /// Waits until the store has failed for good; tells why.
-    pub(super) async fn failed(&self) -> String {
-        let Self::Embedded(store) = self else { return std::future::pending().await };
-        let mut failed = store.failed();
-        match failed.wait_for(Option::is_some).await {
-            Ok(why) => why.as_deref().unwrap_or("the store has failed").to_owned(),
-            Err(_) => std::future::pending().await,
-        }
+    /// Puts everything in its place, so that the next start is quick.
+    pub(super) async fn close(&self) -> Result<(), Failure> {
+        let Some(embedded) = self.embedded.clone() else { return Ok(()) };
+        spawn_blocking(move || embedded.close()).await.map_err(Failure::failed)?.map_err(Failure::failed)
     }
-
-    /// Finishes what is queued and syncs.
-    pub(super) async fn close(self) -> Result<(), Failure> {
-        let Self::Embedded(store) = self else { return Ok(()) };
-        let closed = tokio::task::spawn_blocking(move || store.close()).await.map_err(Failure::failed)?;
-        closed.map_err(Failure::failed)
-    }
-}
-
-/// Opens what a server serves; a directory is made if it is not there.
-pub(super) fn open(choice: &StoreChoice, clock: &Clock) -> Result<Opened, Failure> {
-    match choice {
-        StoreChoice::Memory => {
-            let (clock, faults) = (clock.clone(), Faults::none());
-            Ok(Opened::Memory(Arc::new(Sim::new(SimOptions { seed: rand::random(), clock, together: true, faults }))))
-        }
-        StoreChoice::Embedded(dir) => open_dir(dir, clock).map(Opened::Embedded),
-    }
-}
-
-fn open_dir(dir: &Path, clock: &Clock) -> Result<Arc<Embedded>, Failure> {
-    Embedded::open(embedded::Options::new(dir, clock.clone())).map_err(open_failure)
 }
 
 /// A directory in use is the operator's to free; everything else is a failure.
-pub(super) fn open_failure(error: OpenError) -> Failure {
-    match error {
+fn open_dir(dir: &Path, clock: &Clock) -> Result<Arc<Embedded>, Failure> {
+    Embedded::open(embedded::Options::new(dir, clock.clone())).map_err(|error| match error {
         OpenError::Locked(_) => Failure::Usage(error.to_string()),
         _ => Failure::failed(error),
-    }
+    })
 }
 
 /// Adds `--store` and `--config` to a command about a directory.
 pub(super) fn add_to(command: Command) -> Command {
     command
-        .arg(Arg::new("store").long("store").value_name("STORE").help(
-            "The store, embedded:DIR [default: that of the configuration] [env: EVERLINE_STORE]",
-        ))
+        .arg(
+            Arg::new("store")
+                .long("store")
+                .value_name("STORE")
+                .help("The store, embedded:DIR [default: that of the configuration] [env: EVERLINE_STORE]"),
+        )
         .arg(Arg::new("config").long("config").value_name("FILE").help("Configuration file, TOML"))
 }
 
 /// The directory a command is about, of the flag or the configuration.
 pub(super) fn dir_of(matches: &ArgMatches) -> Result<PathBuf, Failure> {
-    let given = ["store", "config"].into_iter().filter_map(|name| {
-        matches.get_one::<String>(name).map(|value| [format!("--{name}"), value.clone()])
-    });
+    let given = ["store", "config"]
+        .into_iter()
+        .filter_map(|name| matches.get_one::<String>(name).map(|value| [format!("--{name}"), value.clone()]));
     let flags = options::add_to(Command::new("everline").no_binary_name(true));
     let flags = flags.try_get_matches_from(given.flatten()).map_err(|error| Failure::Usage(error.to_string()))?;
     match settings(Options::defaults(), &flags)?.store {

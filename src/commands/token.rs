@@ -14,13 +14,7 @@ pub(super) fn command() -> Command {
         .about("Prints a client token for a user, signed with the secret of the configuration")
         .arg(Arg::new("user").long("user").value_name("USER").required(true).help("The user the token is for"))
         .arg(Arg::new("device").long("device").value_name("DEVICE").help("The only device it is good for"))
-        .arg(
-            Arg::new("ttl")
-                .long("ttl")
-                .value_name("DURATION")
-                .default_value("1h")
-                .help("How long it is good for"),
-        );
+        .arg(Arg::new("ttl").long("ttl").value_name("DURATION").default_value("1h").help("How long it is good for"));
     options::add_to(command)
 }
 

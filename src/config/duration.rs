@@ -3,14 +3,11 @@
 use std::time::Duration;
 
 /// Units from the longest to the shortest, in milliseconds; `ms` before `m` and `s`, which it ends like.
-const UNITS: [(&str, u64); 5] =
-    [("ms", 1), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)];
+const UNITS: [(&str, u64); 5] = [("ms", 1), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)];
 
 /// Reads a number with its unit. `None` for anything else, also for what overflows.
 pub fn parse(text: &str) -> Option<Duration> {
-    let (number, unit_ms) = UNITS
-        .iter()
-        .find_map(|(unit, ms)| text.strip_suffix(unit).map(|number| (number, ms)))?;
+    let (number, unit_ms) = UNITS.iter().find_map(|(unit, ms)| text.strip_suffix(unit).map(|number| (number, ms)))?;
     if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }

@@ -140,10 +140,9 @@ impl Options {
             self.overlay_file(&path)?;
         }
         for spec in OPTIONS {
-            let flag = flags.get_many::<String>(spec.name).map(|values| Given {
-                values: values.cloned().collect(),
-                source: format!("--{}", spec.name),
-            });
+            let flag = flags
+                .get_many::<String>(spec.name)
+                .map(|values| Given { values: values.cloned().collect(), source: format!("--{}", spec.name) });
             if let Some(given) = flag.or_else(|| from_env(spec, env)) {
                 self.given.insert(spec.name, given);
             }
@@ -153,13 +152,12 @@ impl Options {
 
     fn overlay_file(&mut self, path: &Path) -> Result<(), Error> {
         let shown = path.display();
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| Error(format!("{shown}: cannot be read: {error}")))?;
+        let text = std::fs::read_to_string(path).map_err(|error| Error(format!("{shown}: cannot be read: {error}")))?;
         // The parser's own message quotes the line, which may hold a secret: only its place is told.
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-            let line = error.span().map_or(1, |span| {
-                text.get(..span.start).map_or(1, |before| before.matches('\n').count() + 1)
-            });
+            let line = error
+                .span()
+                .map_or(1, |span| text.get(..span.start).map_or(1, |before| before.matches('\n').count() + 1));
             Error(format!("{shown}: line {line}: not valid TOML"))
         })?;
         for (key, value) in table {

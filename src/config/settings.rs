@@ -214,10 +214,7 @@ fn number<T: FromStr>(text: &str) -> Result<T, String> {
 }
 
 fn positive<T: FromStr + From<u8> + PartialOrd>(text: &str) -> Result<T, String> {
-    number(text)
-        .ok()
-        .filter(|value| *value >= T::from(1))
-        .ok_or_else(|| "not a whole number from 1".to_owned())
+    number(text).ok().filter(|value| *value >= T::from(1)).ok_or_else(|| "not a whole number from 1".to_owned())
 }
 
 fn span(text: &str) -> Result<Duration, String> {

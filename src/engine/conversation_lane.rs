@@ -23,6 +23,8 @@ const BATCH: usize = 64;
 const INLINE_MEMBERS: usize = 512;
 /// Lanes committed in one call by that task.
 const CHUNK: usize = 256;
+/// Fan-outs of one conversation under way at once; further requests wait for the oldest.
+const FAN_OUTS: usize = 256;
 /// Pause before a store that could not be read is asked again.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -87,7 +89,7 @@ type Answers = Vec<(oneshot::Sender<Answer>, Answer)>;
 /// A commit of a conversation with the deliveries that belong to it.
 struct Outgoing {
     batch: Arc<Batch>,
-    recipients: Vec<(UserId, Arc<Member>)>,
+    recipients: Arc<[(UserId, Arc<Member>)]>,
     /// All deliveries.
     progress: Arc<Progress>,
     /// Those to the callers themselves.
@@ -164,6 +166,9 @@ impl Inner {
         state: &mut ConversationState,
         mut requests: Vec<(UserId, Request, oneshot::Sender<Answer>)>,
     ) {
+        while let Some(oldest) = state.ledger.as_mut().and_then(|ledger| ledger.crowded(FAN_OUTS)) {
+            oldest.wait().await;
+        }
         loop {
             let conversation = self.loaded(id, state).await;
             let mut draft = Draft::new(conversation.head, self.clock.now_ms());
@@ -191,6 +196,11 @@ impl Inner {
                 state.conversation = None;
                 continue;
             }
+            if draft.is_empty() && !self.still_at(id, state).await {
+                // Refused, or nothing to change, by a state another node has left behind.
+                state.conversation = None;
+                continue;
+            }
             let callers = requests.iter().map(|(caller, _, _)| caller.clone()).collect();
             if draft.is_empty() || self.commit(id, state, draft, appended, callers, &mut requests, &mut decisions).await
             {
@@ -200,6 +210,21 @@ impl Inner {
             }
             if requests.is_empty() {
                 return;
+            }
+        }
+    }
+
+    /// Whether the log still stands where it was when this was decided (rule 4). A commit asks that by
+    /// its condition; an answer without one must ask for itself.
+    async fn still_at(&self, id: &ConvId, state: &ConversationState) -> bool {
+        let Some(conversation) = &state.conversation else { return false };
+        if self.store.together() {
+            return true;
+        }
+        loop {
+            match self.store.head(&conversation.timeline).await {
+                Ok(head) => return head.position == conversation.head.position,
+                Err(error) => self.pause(id, &error).await,
             }
         }
     }
@@ -247,8 +272,7 @@ impl Inner {
         let conversation = state.conversation.as_mut()?;
         let mode = conversation.mode();
         let membership = appended.iter().any(|entry| entry.header.subject.is_some());
-        let recipients =
-            if membership { recipients_of(conversation, &appended) } else { conversation.roster().to_vec() };
+        let recipients = if membership { recipients_of(conversation, &appended) } else { conversation.roster() };
         let first = appended.first().map_or(conversation.head.position.seq + 1, |entry| entry.seq);
         // This process is the only writer of a store that commits together, and earlier deliveries
         // stand before these in every lane: whatever came before `first` is there.
@@ -273,7 +297,7 @@ impl Inner {
     ) {
         let (mut works, mut busy) = (Vec::new(), Vec::new());
         let inline = outgoing.recipients.len() <= INLINE_MEMBERS;
-        for (user, member) in &outgoing.recipients {
+        for (user, member) in &*outgoing.recipients {
             let lane = self.user_lane(user);
             let taken = if inline || outgoing.callers.contains(user) { lane.try_take() } else { None };
             match taken {
@@ -380,7 +404,7 @@ impl Inner {
             ledger.begin(last.seq, Arc::clone(&outgoing.progress));
         }
         let mut freed = Vec::new();
-        for (user, member) in &outgoing.recipients {
+        for (user, member) in &*outgoing.recipients {
             let lane = self.user_lane(user);
             let item = UserItem::Deliver(outgoing.delivery(user, member));
             if matches!(lane.push(item, usize::MAX), Ok(Pushed::Drive)) {
@@ -499,7 +523,7 @@ impl Inner {
 }
 
 /// Everybody to whom any of the entries is addressed, or who is handed over what he missed.
-fn recipients_of(conversation: &Conversation, entries: &[Appended]) -> Vec<(UserId, Arc<Member>)> {
+fn recipients_of(conversation: &Conversation, entries: &[Appended]) -> Arc<[(UserId, Arc<Member>)]> {
     let mode = conversation.mode();
     let addressed = |member: &Member| {
         entries.iter().any(|entry| member.addressed(entry.seq, entry.header.kind, entry.header.target, mode))

@@ -158,15 +158,22 @@ impl Inner {
     /// Builds every work's draft, as often as it takes to read what is needed.
     pub(super) async fn build_until_read(&self, works: &mut [UserWork]) {
         for work in works {
-            while let Err(error) = self.build(work).await {
-                tracing::warn!(user = %work.user, %error, "user lane waits for the store");
-                work.inbox = None;
-                tokio::time::sleep(PAUSE).await;
+            loop {
+                match self.build(work).await {
+                    Ok(true) => break,
+                    Ok(false) => work.inbox = None,
+                    Err(error) => {
+                        tracing::warn!(user = %work.user, %error, "user lane waits for the store");
+                        work.inbox = None;
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                }
             }
         }
     }
 
-    async fn build(&self, work: &mut UserWork) -> Result<()> {
+    /// False: built on a state that another node has left behind.
+    async fn build(&self, work: &mut UserWork) -> Result<bool> {
         let inbox = match &mut work.inbox {
             Some(inbox) => inbox,
             none => none.insert(Inbox::load(&*self.store, &work.user).await?),
@@ -184,9 +191,15 @@ impl Inner {
             }
         }
         draft.raise_floor(draft.head_seq().saturating_sub(self.policy.sync_max_entries));
+        // A commit asks by its condition whether the state still holds; answers without one must ask
+        // for themselves (rule 4).
+        let unasked = draft.is_empty() && !(work.answers.is_empty() && work.owing.is_empty());
+        let holds = !unasked
+            || self.store.together()
+            || self.store.head(&inbox.timeline).await?.position == inbox.head.position;
         work.head = draft.head_after();
         work.draft = Some(draft);
-        Ok(())
+        Ok(holds)
     }
 
     /// After the commit: pushes, answers, frees lanes; gives back those whose queue has filled.

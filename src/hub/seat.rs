@@ -50,13 +50,7 @@ pub(super) enum Pushed {
 
 impl Seat {
     pub(super) fn new(number: u64, device: DeviceId) -> Self {
-        Self {
-            number,
-            device,
-            state: Mutex::default(),
-            waker: AtomicWaker::new(),
-            acked: AtomicU64::new(0),
-        }
+        Self { number, device, state: Mutex::default(), waker: AtomicWaker::new(), acked: AtomicU64::new(0) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

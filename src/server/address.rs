@@ -107,9 +107,7 @@ impl Addresses {
 
 impl Table {
     fn entry(&mut self, address: IpAddr, rate: u32, now: Instant) -> &mut Entry {
-        self.entries
-            .entry(counted_as(address))
-            .or_insert_with(|| Entry { bucket: Bucket::full(rate, now), open: 0 })
+        self.entries.entry(counted_as(address)).or_insert_with(|| Entry { bucket: Bucket::full(rate, now), open: 0 })
     }
 
     fn sweep(&mut self, rate: u32, now: Instant) {

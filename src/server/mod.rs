@@ -79,7 +79,12 @@ pub struct Parts {
     pub clock: Clock,
     /// What `/` shows, and whatever else a command serves beside it.
     pub page: Router,
+    /// Called before metrics are shown, to set those that are counted elsewhere.
+    pub observe: Option<Observer>,
 }
+
+/// Sets metrics that are counted elsewhere.
+pub type Observer = Arc<dyn Fn() + Send + Sync>;
 
 impl Parts {
     /// Builds the rooms over a store, in their order, and finishes what a crash left undone.
@@ -98,7 +103,7 @@ impl Parts {
         if finished > 0 {
             tracing::info!(conversations = finished, "finished deliveries left undone");
         }
-        Ok(Self { store, engine, hub, verifier, clock, page: page() })
+        Ok(Self { store, engine, hub, verifier, clock, page: page(), observe: None })
     }
 }
 
@@ -129,6 +134,7 @@ struct House {
     sockets: Arc<Semaphore>,
     connections: Gauge,
     metrics_apart: bool,
+    observe: Option<Observer>,
     upgrade_deadline: Duration,
     stopping: CancellationToken,
     tracker: TaskTracker,
@@ -159,8 +165,11 @@ impl House {
             &settings.policy,
             stopping.clone(),
         );
-        let addresses =
-            Addresses::new(settings.rate_connects, settings.max_connections_per_address, settings.trusted_proxies.clone());
+        let addresses = Addresses::new(
+            settings.rate_connects,
+            settings.max_connections_per_address,
+            settings.trusted_proxies.clone(),
+        );
         Self {
             sessions: Arc::new(sessions),
             store: parts.store,
@@ -171,6 +180,7 @@ impl House {
             sockets: Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS))),
             connections: gauge!("everline_connections"),
             metrics_apart: settings.metrics_listen.is_some(),
+            observe: parts.observe,
             upgrade_deadline: settings.upgrade_deadline,
             stopping,
             tracker: TaskTracker::new(),

@@ -62,7 +62,8 @@ struct Guest {
 
 fn judge(house: &Arc<House>, peer: std::net::SocketAddr, request: &mut Request<Body>) -> Result<Accepted, Refused> {
     let headers = request.headers();
-    let upgrades = has_token(headers, header::CONNECTION, "upgrade") && has_token(headers, header::UPGRADE, "websocket");
+    let upgrades =
+        has_token(headers, header::CONNECTION, "upgrade") && has_token(headers, header::UPGRADE, "websocket");
     if !upgrades || request.version() != Version::HTTP_11 {
         return Err(Refused(StatusCode::UPGRADE_REQUIRED, "this is a WebSocket"));
     }

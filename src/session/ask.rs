@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::End;
 use super::hello::MAX_BAD_JSON;
 use super::order::conversation;
 use super::rate::{Kind, Refused};
 use super::run::{Done, Session};
 use super::socket::Transport;
-use super::End;
 use crate::auth::Rejected;
 use crate::config::duration::millis;
 use crate::engine;

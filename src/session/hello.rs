@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use tokio::time::{sleep_until, Instant};
+use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::cursor::Cursor;
@@ -90,11 +90,7 @@ pub(super) async fn greet<S: Transport>(
 }
 
 /// Reads frames until one is `hello`.
-async fn await_hello<S: Transport>(
-    shared: &Shared,
-    socket: &mut Socket<S>,
-    bad_json: &mut u32,
-) -> Result<Hello, End> {
+async fn await_hello<S: Transport>(shared: &Shared, socket: &mut Socket<S>, bad_json: &mut u32) -> Result<Hello, End> {
     let deadline = sleep_until(Instant::now() + shared.limits.hello_deadline);
     tokio::pin!(deadline);
     let mut strays = 0;
@@ -228,7 +224,8 @@ mod tests {
     #[test]
     fn a_cursor_is_usable_between_floor_and_head_of_its_epoch() {
         let standing = Standing { head: 1100, floor: 412 };
-        let at = |epoch: &str, seq| judge(Some(&crate::protocol::Cursor { epoch: epoch.to_owned(), seq }), "k3v9", standing);
+        let at =
+            |epoch: &str, seq| judge(Some(&crate::protocol::Cursor { epoch: epoch.to_owned(), seq }), "k3v9", standing);
         assert_eq!(judge(None, "k3v9", standing), (SyncMode::Fresh, 1100, None));
         for usable in [412, 413, 1100] {
             assert_eq!(at("k3v9", usable), (SyncMode::Resumed, usable, None));

@@ -44,8 +44,8 @@ use crate::protocol::{CloseCode, Limits, ParseLimits};
 use meters::Meters;
 use rate::{Allowed, Rates};
 use run::Session;
-use socket::{Socket, SocketLimits};
 pub use socket::Transport;
+use socket::{Socket, SocketLimits};
 
 /// What all sessions of a server share.
 pub struct Shared {

@@ -159,9 +159,7 @@ impl Rates {
     fn sweep(&self, now: Instant) {
         use std::sync::atomic::Ordering::Relaxed;
         let bound = self.sweep_at.load(Relaxed);
-        if self.devices.len() < bound
-            || self.sweep_at.compare_exchange(bound, usize::MAX, Relaxed, Relaxed).is_err()
-        {
+        if self.devices.len() < bound || self.sweep_at.compare_exchange(bound, usize::MAX, Relaxed, Relaxed).is_err() {
             return;
         }
         self.devices.retain(|_, buckets| {
@@ -173,6 +171,7 @@ impl Rates {
 }
 
 #[cfg(test)]
+#[allow(clippy::panic, reason = "tests")]
 mod tests {
     use super::*;
 
@@ -203,14 +202,16 @@ mod tests {
         let now = Instant::now();
         let (user, phone) = device(0);
         let buckets = rates.of(&user, &phone, now);
-        let ended = (0..10_000)
-            .position(|_| matches!(rates.take(&buckets, Kind::Message, now), Err(Refused::FarBeyond(_))));
+        let ended =
+            (0..10_000).position(|_| matches!(rates.take(&buckets, Kind::Message, now), Err(Refused::FarBeyond(_))));
         assert_eq!(ended, Some(60 + 600));
         let mut patient = now;
         for _ in 0..2000 {
             patient += Duration::from_millis(2);
-            assert!(!matches!(rates.take(&buckets, Kind::Message, patient), Err(Refused::FarBeyond(_)))
-                || patient < now + COUNTED);
+            assert!(
+                !matches!(rates.take(&buckets, Kind::Message, patient), Err(Refused::FarBeyond(_)))
+                    || patient < now + COUNTED
+            );
         }
     }
 

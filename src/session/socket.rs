@@ -82,8 +82,7 @@ impl<S: Transport> Socket<S> {
     /// Takes over an upgraded stream; `rest` was read from it already.
     pub(super) async fn new(stream: S, rest: &[u8], limits: SocketLimits) -> Self {
         let stream = Metered::new(stream, rest.len());
-        let ws =
-            WebSocketStream::from_partially_read(stream, rest.to_vec(), Role::Server, Some(config(&limits))).await;
+        let ws = WebSocketStream::from_partially_read(stream, rest.to_vec(), Role::Server, Some(config(&limits))).await;
         Self { ws: Some(ws), out: Vec::new(), limits, swollen: false }
     }
 
@@ -234,4 +233,5 @@ fn ended(error: &Error) -> Ended {
 }
 
 #[cfg(test)]
+#[allow(clippy::panic, reason = "tests")]
 mod tests;

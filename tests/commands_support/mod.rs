@@ -101,7 +101,8 @@ impl World {
     pub async fn play(&self, seed: u64, steps: usize) {
         let mut rng = SmallRng::seed_from_u64(seed);
         let group = self.create("alice", &["bob", "carol"]).await;
-        let convs = [group.clone(), ConvId::direct(&user("alice"), &user("bob")), ConvId::direct(&user("dave"), &user("bob"))];
+        let convs =
+            [group.clone(), ConvId::direct(&user("alice"), &user("bob")), ConvId::direct(&user("dave"), &user("bob"))];
         for step in 0..steps {
             let which = rng.random_range(0..convs.len());
             let among = [&PEOPLE[..3], &PEOPLE[..2], &["dave", "bob"]][which];
@@ -120,7 +121,9 @@ impl World {
                 20 => Request::Settings { conv_id, muted: Some(rng.random_bool(0.5)), pinned: None, hidden: None },
                 21 => Request::Invite { conv_id: group.clone(), users: whom },
                 22 => Request::Remove { conv_id: group.clone(), users: whom },
-                _ if who == "alice" || rng.random_bool(0.7) => Request::Update { conv_id: group.clone(), title: Some(format!("t{step}")), attributes: None },
+                _ if who == "alice" || rng.random_bool(0.7) => {
+                    Request::Update { conv_id: group.clone(), title: Some(format!("t{step}")), attributes: None }
+                }
                 _ => Request::Leave { conv_id: group.clone() },
             };
             let _ = self.try_ask(who, request).await;
@@ -131,9 +134,7 @@ impl World {
     /// Number and content of the entry of a user's timeline that points at `conv_seq`.
     pub fn pointer_to(&self, who: &str, conv: &ConvId, conv_seq: u64) -> (u64, Bytes) {
         let entries = self.sim.dump(&TimelineId::User(user(who))).entries;
-        let points = |data: &[u8]| {
-            matches!(Pointer::load(data), Some(Pointer::Log { conv_id, conv_seq: at, .. }) if conv_id == conv.as_str() && at == conv_seq)
-        };
+        let points = |data: &[u8]| matches!(Pointer::load(data), Some(Pointer::Log { conv_id, conv_seq: at, .. }) if conv_id == conv.as_str() && at == conv_seq);
         entries.iter().find(|entry| points(&entry.data)).map(|entry| (entry.seq, entry.data.clone())).unwrap()
     }
 

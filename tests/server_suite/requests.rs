@@ -12,7 +12,9 @@ async fn requests_on_one_conversation_take_effect_in_the_order_sent() {
     let mut client = house.live("alice", "phone").await;
     // All at once: each needs the effect of the one before, through another lane each time.
     for n in 1..=20_u64 {
-        client.send(json!({"type":"send","id":format!("s{n}"),"to":"bob","client_msg_id":format!("m{n}"),"body":{}})).await;
+        client
+            .send(json!({"type":"send","id":format!("s{n}"),"to":"bob","client_msg_id":format!("m{n}"),"body":{}}))
+            .await;
         client.send(json!({"type":"history","id":format!("h{n}"),"conv_id":"d:alice:bob"})).await;
         client.send(json!({"type":"delete","id":format!("d{n}"),"conv_id":"d:alice:bob","ranges":[[n,n]]})).await;
     }
@@ -65,8 +67,7 @@ async fn a_rate_exceeded_is_told_with_when_to_come_back() {
     let mut client = house.live("alice", "phone").await;
     let mut codes = Vec::new();
     for n in 0..16 {
-        let answer =
-            client.ask(json!({"type":"send","to":"bob","client_msg_id":format!("m{n}"),"body":{}})).await;
+        let answer = client.ask(json!({"type":"send","to":"bob","client_msg_id":format!("m{n}"),"body":{}})).await;
         codes.push(answer["type"].as_str().unwrap().to_owned());
         if n == 15 {
             assert_eq!((&answer["code"], &answer["retryable"]), (&json!("rate_limited"), &json!(true)));
@@ -128,7 +129,9 @@ async fn auth_renews_the_token_for_the_same_user_only() {
     client.next_of("ping").await;
     assert_eq!(client.ask(json!({"type":"devices"})).await["type"], "devices");
 
-    for token in [house.token("bob"), "nonsense".to_owned(), house.token_for("alice", Some("x"), Duration::from_secs(9))] {
+    for token in
+        [house.token("bob"), "nonsense".to_owned(), house.token_for("alice", Some("x"), Duration::from_secs(9))]
+    {
         let mut client = house.live("alice", "phone").await;
         client.send(json!({"type":"auth","id":"a","token":token})).await;
         assert_eq!(client.fails("invalid_token", 4503).await["id"], "a");
@@ -149,6 +152,7 @@ async fn logout_forgets_the_device_and_closes_its_socket() {
     tablet.fails("revoked", 4504).await;
     phone.send(json!({"type":"logout","id":"me","device_id":"phone"})).await;
     let (frames, code) = phone.rest().await;
-    let kinds: Vec<&Value> = frames.iter().filter(|frame| frame["type"] != "sync").map(|frame| &frame["type"]).collect();
+    let kinds: Vec<&Value> =
+        frames.iter().filter(|frame| frame["type"] != "sync").map(|frame| &frame["type"]).collect();
     assert_eq!((kinds, code), (vec![&json!("ok"), &json!("error")], 4504), "answered first, then closed");
 }

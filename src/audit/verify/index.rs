@@ -114,12 +114,7 @@ fn check_change(target: &Target, at: &Decoded) -> Option<String> {
 }
 
 /// Every number in a target's row must be such a change in the log, and of this message.
-async fn check_target(
-    audit: &mut Audit<'_>,
-    timeline: &TimelineId,
-    message: &Decoded,
-    target: &Target,
-) -> Result<()> {
+async fn check_target(audit: &mut Audit<'_>, timeline: &TimelineId, message: &Decoded, target: &Target) -> Result<()> {
     let seq = message.entry.seq;
     let recall = target.recall.iter().map(|(at, _)| (*at, Kind::Recall));
     let edits = target.edits.iter().map(|at| (*at, Kind::Edit));

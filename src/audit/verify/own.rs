@@ -34,9 +34,8 @@ impl Owns {
             }
             (Own::Delete, Some(Event::Delete { ranges, .. })) => {
                 let cleared = row.map_or(0, |row| row.cleared_up_to);
-                let kept = |range: &crate::protocol::Range| {
-                    hidden.contains_all(range.from, range.to) || range.to <= cleared
-                };
+                let kept =
+                    |range: &crate::protocol::Range| hidden.contains_all(range.from, range.to) || range.to <= cleared;
                 if !ranges.iter().all(kept) {
                     return Some(format!("what was deleted in {conv} is not deleted"));
                 }

@@ -66,8 +66,7 @@ fn commit_group(shared: &Shared, witness: &mut Witness, group: Vec<Call>) -> Res
     let mut heads = Heads::new();
     let decided: Vec<(Call, Option<Vec<Outcome>>)> =
         group.into_iter().map(|call| decide(shared, &mut heads, call)).collect();
-    let applied: Vec<&Call> =
-        decided.iter().filter(|(_, outcomes)| outcomes.is_none()).map(|(call, _)| call).collect();
+    let applied: Vec<&Call> = decided.iter().filter(|(_, outcomes)| outcomes.is_none()).map(|(call, _)| call).collect();
     if !applied.is_empty() {
         let end = write(shared, &applied)?;
         let seen = Seen { commit_no: end.commit_no, hash: end.hash };

@@ -129,9 +129,7 @@ impl Dir<'_> {
     fn engine_error(&self, error: &fjall::Error) -> OpenError {
         match error {
             fjall::Error::Locked => OpenError::Locked(self.name()),
-            fjall::Error::InvalidVersion(version) => {
-                OpenError::Format(self.name(), format!("engine {version:?}"))
-            }
+            fjall::Error::InvalidVersion(version) => OpenError::Format(self.name(), format!("engine {version:?}")),
             fjall::Error::Io(error) => self.io(error),
             other => self.damaged(other),
         }
@@ -197,18 +195,14 @@ impl Dir<'_> {
         match marker {
             // Ordinal 0 stays unused: it is what a timeline nobody wrote has.
             None => Ok(Marker { next_ordinal: 1, ..Marker::default() }),
-            Some(value) => values::decode_marker(keys::META_MARKER, &value)
-                .ok_or_else(|| self.damaged("meta at key checkpoint")),
+            Some(value) => {
+                values::decode_marker(keys::META_MARKER, &value).ok_or_else(|| self.damaged("meta at key checkpoint"))
+            }
         }
     }
 
     /// Applies what the checkpoint does not cover. Returns the journal's end and its first record.
-    fn replay(
-        &self,
-        disk: &Disk,
-        overlay: &Overlay,
-        marker: Marker,
-    ) -> Result<(Marker, Option<u64>), OpenError> {
+    fn replay(&self, disk: &Disk, overlay: &Overlay, marker: Marker) -> Result<(Marker, Option<u64>), OpenError> {
         let mut end = marker;
         let mut first = None;
         for guard in disk.journal.iter() {
@@ -233,9 +227,8 @@ impl Dir<'_> {
         if number != end.commit_no + 1 {
             return Err(self.damaged(format!("journal record {} is missing", end.commit_no + 1)));
         }
-        let continues = record.commit_no == number
-            && record.previous == end.hash
-            && record.first_ordinal == end.next_ordinal;
+        let continues =
+            record.commit_no == number && record.previous == end.hash && record.first_ordinal == end.next_ordinal;
         if !continues {
             return Err(self.damaged(format!("journal record {number} does not continue the one before")));
         }

@@ -126,13 +126,7 @@ impl Overlay {
     }
 
     /// For the committer: applies a durable commit.
-    pub(super) fn apply(
-        &self,
-        disk: &Disk,
-        commit: &Commit,
-        ordinal: u64,
-        base: Option<Arc<Tail>>,
-    ) -> Result<()> {
+    pub(super) fn apply(&self, disk: &Disk, commit: &Commit, ordinal: u64, base: Option<Arc<Tail>>) -> Result<()> {
         let id = &commit.timeline;
         {
             let mut shard = self.shard(id);

@@ -20,11 +20,7 @@ const SEGMENT: usize = 64;
 const TRIM_STEP: u64 = 64;
 
 /// Writes everything the disk lacks of a timeline.
-pub(super) fn timeline(
-    writer: &mut Writer<'_>,
-    id: TimelineId,
-    mut frozen: Frozen,
-) -> std::result::Result<(), String> {
+pub(super) fn timeline(writer: &mut Writer<'_>, id: TimelineId, mut frozen: Frozen) -> std::result::Result<(), String> {
     rows(writer, &id, &frozen)?;
     match &id {
         TimelineId::Conversation(_) => {
@@ -96,11 +92,7 @@ fn entries(writer: &mut Writer<'_>, id: &TimelineId, frozen: &Frozen) -> std::re
     Ok(())
 }
 
-fn trim_entries(
-    writer: &mut Writer<'_>,
-    id: &TimelineId,
-    frozen: &mut Frozen,
-) -> std::result::Result<(), String> {
+fn trim_entries(writer: &mut Writer<'_>, id: &TimelineId, frozen: &mut Frozen) -> std::result::Result<(), String> {
     let stored = &mut frozen.stored;
     let to = stored.head.floor.min(frozen.was_spilled);
     for seq in stored.trimmed + 1..=to {

@@ -33,8 +33,7 @@ struct Page {
 
 impl Page {
     fn is_full(&self) -> bool {
-        self.entries.len() >= self.span.limit
-            || (!self.entries.is_empty() && self.bytes >= self.span.max_bytes)
+        self.entries.len() >= self.span.limit || (!self.entries.is_empty() && self.bytes >= self.span.max_bytes)
     }
 
     fn push(&mut self, entry: Entry) {
@@ -193,9 +192,9 @@ pub(super) struct RowSpan {
 /// Side rows, ascending.
 pub(super) fn rows(shared: &Shared, id: &TimelineId, span: &RowSpan) -> Result<Vec<(RowKey, Bytes)>> {
     shared.usable()?;
-    let (newer, snapshot) = shared.overlay.look(id, |tail| {
-        (tail.map(|tail| newer_rows(tail, span)).unwrap_or_default(), shared.disk.snapshot())
-    });
+    let (newer, snapshot) = shared
+        .overlay
+        .look(id, |tail| (tail.map(|tail| newer_rows(tail, span)).unwrap_or_default(), shared.disk.snapshot()));
     let mut newer = newer.into_iter().peekable();
     let keyspace = row_keyspace(shared, span.section);
     let prefix = keys::section(id, span.section);
@@ -254,9 +253,7 @@ fn disk_range(id: &TimelineId, span: &RowSpan, prefix: &[u8]) -> Bounds {
     };
     let to = end_of(prefix, span.up_to_n);
     match &from {
-        Bound::Excluded(key) | Bound::Included(key) if *key >= to => {
-            (Bound::Included(to.clone()), Bound::Excluded(to))
-        }
+        Bound::Excluded(key) | Bound::Included(key) if *key >= to => (Bound::Included(to.clone()), Bound::Excluded(to)),
         _ => (from, Bound::Excluded(to)),
     }
 }

@@ -143,8 +143,7 @@ impl Backup {
         if self.take(MAGIC.len() as u64)? != MAGIC {
             return Err(self.corrupt("unknown beginning"));
         }
-        let mut sections =
-            keys::KEYSPACES.map(|name| SectionCount { name, keys: 0, bytes: 0 }).to_vec();
+        let mut sections = keys::KEYSPACES.map(|name| SectionCount { name, keys: 0, bytes: 0 }).to_vec();
         loop {
             let (payload, sum) = self.block()?;
             let mut reader = Reader::new(&payload);

@@ -66,14 +66,7 @@ pub(super) enum Wake {
 }
 
 impl Shared {
-    pub(super) fn new(
-        disk: Disk,
-        overlay: Overlay,
-        queue: Queue,
-        limits: Limits,
-        epoch: String,
-        end: Marker,
-    ) -> Self {
+    pub(super) fn new(disk: Disk, overlay: Overlay, queue: Queue, limits: Limits, epoch: String, end: Marker) -> Self {
         Self {
             disk,
             overlay,
@@ -129,10 +122,8 @@ impl Bell {
     pub(super) fn wait(&self, every: Duration) -> Wake {
         let state = lock(&self.state);
         let idle = |state: &mut Wishes| !state.stop && state.wanted <= state.completed;
-        let (state, _) = self
-            .rung
-            .wait_timeout_while(state, every, idle)
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (state, _) =
+            self.rung.wait_timeout_while(state, every, idle).unwrap_or_else(std::sync::PoisonError::into_inner);
         if state.stop { Wake::Stop } else { Wake::Checkpoint(state.wanted) }
     }
 
@@ -143,8 +134,7 @@ impl Bell {
         let mine = state.wanted;
         self.rung.notify_all();
         let waiting = |state: &mut Wishes| !state.stop && state.completed < mine;
-        let state =
-            self.done.wait_while(state, waiting).unwrap_or_else(std::sync::PoisonError::into_inner);
+        let state = self.done.wait_while(state, waiting).unwrap_or_else(std::sync::PoisonError::into_inner);
         state.completed >= mine
     }
 

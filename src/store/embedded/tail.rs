@@ -167,14 +167,12 @@ impl Tail {
     /// A copy of everything the disk lacks.
     pub(super) fn freeze(&self, id: &TimelineId) -> Frozen {
         let inline: usize = self.entries.iter().map(|entry| entry.data.len()).sum();
-        let spills = matches!(id, TimelineId::Conversation(_))
-            || self.entries.len() > INLINE_ENTRIES
-            || inline > INLINE_BYTES;
+        let spills =
+            matches!(id, TimelineId::Conversation(_)) || self.entries.len() > INLINE_ENTRIES || inline > INLINE_BYTES;
         let entries: Vec<Entry> = self.entries.iter().cloned().collect();
         let (spill, entries) = if spills { (entries, Vec::new()) } else { (Vec::new(), entries) };
         let spilled = if spills { self.head.position.seq } else { self.spilled };
-        let stored =
-            StoredHead { head: self.head, as_of: self.as_of, spilled, trimmed: self.trimmed, entries };
+        let stored = StoredHead { head: self.head, as_of: self.as_of, spilled, trimmed: self.trimmed, entries };
         Frozen {
             stored,
             was_spilled: self.spilled,
@@ -202,9 +200,7 @@ impl Tail {
     pub(super) fn cost(&self) -> usize {
         let entries: usize = self.entries.iter().map(|entry| ENTRY_COST + entry.data.len()).sum();
         let rewrites: usize = self.rewrites.values().map(|(_, data)| ROW_COST + data.len()).sum();
-        let row = |(key, row): (&RowKey, &Row)| {
-            ROW_COST + key.id.len() + row.value.as_ref().map_or(0, Bytes::len)
-        };
+        let row = |(key, row): (&RowKey, &Row)| ROW_COST + key.id.len() + row.value.as_ref().map_or(0, Bytes::len);
         TAIL_COST + entries + rewrites + self.rows.iter().map(row).sum::<usize>()
     }
 }

@@ -37,9 +37,7 @@ pub(super) struct Marker {
 pub(super) fn encode_head(key: &[u8], stored: &StoredHead) -> Vec<u8> {
     let mut out = Vec::with_capacity(64);
     let Head { position, floor, at, fanned } = stored.head;
-    for number in
-        [position.seq, position.term, floor, at, fanned, stored.as_of, stored.spilled, stored.trimmed]
-    {
+    for number in [position.seq, position.term, floor, at, fanned, stored.as_of, stored.spilled, stored.trimmed] {
         put_varint(&mut out, number);
     }
     put_entries(&mut out, &stored.entries);
@@ -49,8 +47,7 @@ pub(super) fn encode_head(key: &[u8], stored: &StoredHead) -> Vec<u8> {
 pub(super) fn decode_head(key: &[u8], value: &[u8]) -> Option<StoredHead> {
     let mut reader = Reader::new(unseal(key, value)?);
     let position = Position { seq: reader.varint()?, term: reader.varint()? };
-    let head =
-        Head { position, floor: reader.varint()?, at: reader.varint()?, fanned: reader.varint()? };
+    let head = Head { position, floor: reader.varint()?, at: reader.varint()?, fanned: reader.varint()? };
     let (as_of, spilled, trimmed) = (reader.varint()?, reader.varint()?, reader.varint()?);
     let entries = entries(&mut reader)?;
     Some(StoredHead { head, as_of, spilled, trimmed, entries })
