@@ -13,7 +13,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::peer::{Outcome, Part, Peer, Phase, Shared};
+use crate::part::{Outcome, Part, Phase, Shared};
+use crate::peer::Peer;
 use crate::server::Usage;
 use crate::stats::{Latency, Report, per_second};
 use crate::target::{Target, progress};
@@ -283,19 +284,6 @@ async fn judge(mut devices: JoinSet<Result<Outcome>>) -> Result<Outcome> {
     }
     total.faults.out_of_order += total.unordered;
     Ok(total)
-}
-
-impl Outcome {
-    fn add(&mut self, other: &Self) {
-        self.faults += other.faults;
-        self.unordered += other.unordered;
-        self.gaps += other.gaps;
-        self.holes += other.holes;
-        self.duplicates_answered += other.duplicates_answered;
-        self.retried += other.retried;
-        self.reconnects += other.reconnects;
-        self.resets += other.resets;
-    }
 }
 
 impl Results {

@@ -12,7 +12,7 @@ use crate::conversation::entry::Appended;
 use crate::conversation::member::Member;
 use crate::conversation::state::Conversation;
 use crate::fanout::{Batch, Delivery, Ledger, Progress, read_log};
-use crate::protocol::{ConvId, ErrorCode, Request, UserId};
+use crate::protocol::{AnswerBody, ConvId, ErrorCode, Request, UserId};
 use crate::store::{Error, Mark, Span};
 use crate::timeline::{Decided, Draft, Lane, Pushed, commit_until_decided};
 
@@ -202,8 +202,11 @@ impl Inner {
                 continue;
             }
             let callers = requests.iter().map(|(caller, _, _)| caller.clone()).collect();
-            if draft.is_empty() || self.commit(id, state, draft, appended, callers, &mut requests, &mut decisions).await
-            {
+            if draft.is_empty() {
+                self.answer_unchanged(id, state, requests, decisions).await;
+                return;
+            }
+            if self.commit(id, state, draft, appended, callers, &mut requests, &mut decisions).await {
                 let open = requests.drain(..).zip(decisions);
                 open.for_each(|((_, _, reply), answer)| drop(reply.send(answer)));
                 return;
@@ -212,6 +215,55 @@ impl Inner {
                 return;
             }
         }
+    }
+
+    /// Answers what was refused or there already. A success names an entry, and that may still be on its
+    /// way to the caller's own timeline (perhaps from a node that died): it is delivered first (rule 5).
+    async fn answer_unchanged(
+        self: &Arc<Self>,
+        id: &ConvId,
+        state: &mut ConversationState,
+        requests: Vec<(UserId, Request, oneshot::Sender<Answer>)>,
+        decisions: Vec<Answer>,
+    ) {
+        for ((caller, _, reply), answer) in requests.into_iter().zip(decisions) {
+            let named = match &answer {
+                Ok(AnswerBody::Sent { conv_seq, .. } | AnswerBody::Ok { conv_seq: Some(conv_seq), .. }) => *conv_seq,
+                _ => 0,
+            };
+            let Some(progress) = self.deliver_to(id, state, &caller, named).await else {
+                drop(reply.send(answer));
+                continue;
+            };
+            tokio::spawn(async move {
+                progress.wait().await;
+                drop(reply.send(answer));
+            });
+        }
+    }
+
+    /// Delivers one entry to one user, with what he lacks before it; it costs no commit if he has it.
+    async fn deliver_to(
+        self: &Arc<Self>,
+        id: &ConvId,
+        state: &mut ConversationState,
+        user: &UserId,
+        seq: u64,
+    ) -> Option<Arc<Progress>> {
+        let conversation = state.conversation.as_mut()?;
+        let member = Arc::clone(conversation.member(user).filter(|member| member.covers(seq))?);
+        let entries = loop {
+            match read_log(&*self.store, id, seq - 1, seq).await {
+                Ok(entries) => break entries,
+                Err(error) => self.pause(id, &error).await,
+            }
+        };
+        let complete_to = if self.store.together() { seq - 1 } else { 0 };
+        let batch = Batch { conversation: id.clone(), mode: conversation.mode(), entries, complete_to };
+        let progress = Progress::begin();
+        let delivery = Delivery { batch: Arc::new(batch), member, told: vec![Arc::clone(&progress)] };
+        self.push_user(user, UserItem::Deliver(delivery));
+        Some(progress)
     }
 
     /// Whether the log still stands where it was when this was decided (rule 4). A commit asks that by

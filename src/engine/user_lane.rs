@@ -228,9 +228,9 @@ impl Inner {
             let receipt = owing.next_if(|(at, _)| *at == index).map(|(_, receipt)| receipt);
             match item {
                 UserItem::Deliver(delivery) => delivery.told.iter().for_each(|progress| progress.finish()),
-                UserItem::Request { request, reply, .. } => match (answer, receipt) {
+                UserItem::Request { reply, .. } => match (answer, receipt) {
                     (Some(answer), _) => drop(reply.send(answer)),
-                    (None, Some(receipt)) => self.receipt_first(work.user.clone(), receipt, request, reply),
+                    (None, Some(receipt)) => self.receipt_first(work.user.clone(), receipt, reply),
                     (None, None) => {}
                 },
                 UserItem::Hello { reply, .. } => drop(answer.map(|answer| reply.send(answer))),
@@ -240,15 +240,11 @@ impl Inner {
         }
     }
 
-    /// The peer's timeline first, then the reader's own: a crash in between loses no receipt.
-    fn receipt_first(
-        self: &Arc<Self>,
-        reader: UserId,
-        receipt: Receipt,
-        request: Request,
-        reply: oneshot::Sender<Answer>,
-    ) {
+    /// The peer's timeline first, then the reader's own: a crash in between loses no receipt. What is
+    /// read then is what the peer was told, however far the conversation has come meanwhile.
+    fn receipt_first(self: &Arc<Self>, reader: UserId, receipt: Receipt, reply: oneshot::Sender<Answer>) {
         let this = Arc::clone(self);
+        let request = Request::Read { conv_id: receipt.conv.clone(), read_seq: receipt.read_seq };
         tokio::spawn(async move {
             let (done, told) = oneshot::channel();
             let peer = receipt.peer.clone();

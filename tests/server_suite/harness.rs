@@ -11,7 +11,7 @@ use everline::server::{self, Handle, Parts, Server};
 use everline::store::sim::{Faults, Sim, SimOptions};
 use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -49,15 +49,19 @@ impl House {
     pub(crate) async fn with(change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = settings();
         change(&mut settings);
+        Self::try_start(&settings).await.unwrap()
+    }
+
+    pub(crate) async fn try_start(settings: &Settings) -> Result<Self, server::Error> {
         let clock = Clock::simulated(NOW_MS);
         let options = SimOptions { seed: 7, clock: clock.clone(), together: true, faults: Faults::none() };
         let store = Sim::new(options);
-        let verifier = server::verifier(&settings, clock.clone()).unwrap();
-        let parts = Parts::assemble(&settings, Arc::new(store.clone()), verifier, clock.clone(), 1).await.unwrap();
+        let verifier = server::verifier(settings, clock.clone())?;
+        let parts = Parts::assemble(settings, Arc::new(store.clone()), verifier, clock.clone(), 1).await?;
         let engine = parts.engine.clone();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let handle = Server::start(&settings, parts, listener).await.unwrap();
-        Self { handle, engine, store, clock }
+        let listener = server::bind("127.0.0.1:0").await?;
+        let handle = Server::start(settings, parts, listener).await?;
+        Ok(Self { handle, engine, store, clock })
     }
 
     pub(crate) fn token(&self, user: &str) -> String {

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use everline::store::sim::Moment;
+
 use crate::harness::House;
 
 #[tokio::test]
@@ -155,4 +157,47 @@ async fn logout_forgets_the_device_and_closes_its_socket() {
     let kinds: Vec<&Value> =
         frames.iter().filter(|frame| frame["type"] != "sync").map(|frame| &frame["type"]).collect();
     assert_eq!((kinds, code), (vec![&json!("ok"), &json!("error")], 4504), "answered first, then closed");
+}
+
+#[tokio::test]
+async fn a_client_that_asks_for_too_much_waits_and_is_answered_in_the_end() {
+    let house = House::with(|settings| settings.session.requests_in_flight = 4).await;
+    let mut client = house.live("alice", "phone").await;
+    house.store.pause(true);
+    for n in 0..50 {
+        let message = json!({"type":"send","id":format!("{n}"),"to":"bob","client_msg_id":format!("m{n}"),"body":{}});
+        client.send(message).await;
+    }
+    house.store.pause(false);
+    let mut sent = Vec::new();
+    while sent.len() < 50 {
+        sent.push(client.next_of("sent").await["conv_seq"].as_u64().unwrap());
+    }
+    sent.sort_unstable();
+    assert_eq!(sent, (1..=50).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_was_begun_is_answered_before_the_goodbye() {
+    let house = House::start().await;
+    let mut client = house.live("alice", "phone").await;
+    let hold = house.store.hold_next_commit(Moment::Before);
+    client.send(json!({"type":"send","id":"1","to":"bob","client_msg_id":"m","body":{}})).await;
+    hold.reached().await;
+    let (_, (frames, code)) = tokio::join!(house.handle.stop(), async {
+        hold.release();
+        client.rest().await
+    });
+    assert!(frames.iter().any(|frame| frame["type"] == "sent"), "{frames:?}");
+    assert_eq!(code, 1012);
+}
+
+#[tokio::test]
+async fn a_store_out_of_reach_sends_a_new_device_away_until_later() {
+    let house = House::start().await;
+    house.store.cut(true);
+    let mut client = house.socket().await;
+    client.send(json!({"type":"hello","id":"h","token":house.token("alice"),"device_id":"phone"})).await;
+    let error = client.fails("unavailable", 1013).await;
+    assert_eq!(error["retryable"], true);
 }
