@@ -20,6 +20,7 @@
 //! | [`auth`] | tokens |
 //! | [`session`] | one socket, one cursor, one loop |
 //! | [`server`] | one port: WebSocket, health, metrics, page |
+//! | [`audit`] | looking into a store from beside: whether it agrees with itself, what it holds as text |
 //! | [`client`] | the client library; usable without all of the above but `protocol` |
 //!
 //! # The two paths
@@ -34,6 +35,8 @@
 //! * Nobody awaits a session's queue. Every queue has a bound.
 //! * Bodies are stored once, in the conversation: a recall erases one place.
 
+#[cfg(feature = "server")]
+pub mod audit;
 #[cfg(feature = "server")]
 pub mod auth;
 pub mod client;
