@@ -12,6 +12,7 @@ use crate::conversation::entry::Appended;
 use crate::conversation::member::Member;
 use crate::conversation::state::Conversation;
 use crate::fanout::{Batch, Delivery, Ledger, Progress, read_log};
+use crate::planted::{Bug, planted};
 use crate::protocol::{AnswerBody, ConvId, ErrorCode, Request, UserId};
 use crate::store::{Error, Mark, Span};
 use crate::timeline::{Decided, Draft, Lane, Pushed, commit_until_decided};
@@ -23,6 +24,8 @@ const BATCH: usize = 64;
 const INLINE_MEMBERS: usize = 512;
 /// Lanes committed in one call by that task.
 const CHUNK: usize = 256;
+/// Fan-outs of one conversation under way at once; further requests wait for the oldest.
+const FAN_OUTS: usize = 256;
 /// Pause before a store that could not be read is asked again.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -87,7 +90,7 @@ type Answers = Vec<(oneshot::Sender<Answer>, Answer)>;
 /// A commit of a conversation with the deliveries that belong to it.
 struct Outgoing {
     batch: Arc<Batch>,
-    recipients: Vec<(UserId, Arc<Member>)>,
+    recipients: Arc<[(UserId, Arc<Member>)]>,
     /// All deliveries.
     progress: Arc<Progress>,
     /// Those to the callers themselves.
@@ -164,6 +167,9 @@ impl Inner {
         state: &mut ConversationState,
         mut requests: Vec<(UserId, Request, oneshot::Sender<Answer>)>,
     ) {
+        while let Some(oldest) = state.ledger.as_mut().and_then(|ledger| ledger.crowded(FAN_OUTS)) {
+            oldest.wait().await;
+        }
         loop {
             let conversation = self.loaded(id, state).await;
             let mut draft = Draft::new(conversation.head, self.clock.now_ms());
@@ -298,7 +304,7 @@ impl Inner {
         };
         outgoing.progress.finish();
         outgoing.own.finish();
-        if applied && !outgoing.own.is_done() {
+        if applied && !outgoing.own.is_done() && !planted(Bug::AnswerBeforeOwnEffect) {
             let answers: Answers =
                 requests.drain(..).zip(decisions.drain(..)).map(|((_, _, reply), answer)| (reply, answer)).collect();
             tokio::spawn(async move {
@@ -319,8 +325,7 @@ impl Inner {
         let conversation = state.conversation.as_mut()?;
         let mode = conversation.mode();
         let membership = appended.iter().any(|entry| entry.header.subject.is_some());
-        let recipients =
-            if membership { recipients_of(conversation, &appended) } else { conversation.roster().to_vec() };
+        let recipients = if membership { recipients_of(conversation, &appended) } else { conversation.roster() };
         let first = appended.first().map_or(conversation.head.position.seq + 1, |entry| entry.seq);
         // This process is the only writer of a store that commits together, and earlier deliveries
         // stand before these in every lane: whatever came before `first` is there.
@@ -345,7 +350,7 @@ impl Inner {
     ) {
         let (mut works, mut busy) = (Vec::new(), Vec::new());
         let inline = outgoing.recipients.len() <= INLINE_MEMBERS;
-        for (user, member) in &outgoing.recipients {
+        for (user, member) in &*outgoing.recipients {
             let lane = self.user_lane(user);
             let taken = if inline || outgoing.callers.contains(user) { lane.try_take() } else { None };
             match taken {
@@ -362,7 +367,7 @@ impl Inner {
         let Some(conversation) = state.conversation.as_mut() else { return };
         let head_seq = draft.head_seq();
         if let Some(ledger) = state.ledger.as_mut() {
-            if busy.is_empty() && ledger.last_open().is_none() {
+            if (busy.is_empty() && ledger.last_open().is_none()) || planted(Bug::FannedTooEarly) {
                 ledger.skip_to(head_seq);
             } else {
                 ledger.begin(head_seq, Arc::clone(&outgoing.progress));
@@ -388,6 +393,7 @@ impl Inner {
         self.drive_in_chunks(freed);
         let decided = match first_poll {
             std::task::Poll::Ready(decided) => decided,
+            std::task::Poll::Pending if planted(Bug::AckBeforeDurable) => Vec::new(),
             std::task::Poll::Pending => committed.await,
         };
         if decided.iter().any(|outcome| *outcome != Decided::Applied) {
@@ -410,7 +416,9 @@ impl Inner {
         draft: Draft,
         outgoing: &Outgoing,
     ) -> bool {
-        self.ensure_mark(id, state).await;
+        if !planted(Bug::NoMark) && !planted(Bug::MarkAfterAppend) {
+            self.ensure_mark(id, state).await;
+        }
         let Some(conversation) = state.conversation.as_mut() else { return false };
         let (base, head) = (conversation.head.position.seq, draft.head_after());
         let attempt = self.attempts.next();
@@ -423,16 +431,24 @@ impl Inner {
                 conversation.head = head;
                 true
             }
-            Some(Decided::Doubtful(_)) if has_entries => {
+            Some(Decided::Doubtful(_)) if has_entries && !planted(Bug::DoubtTakenForTheirs) => {
                 // Whose was it? The attempt at base + 1 tells; contents do not.
                 state.conversation = None;
                 let span = Span { after: base, up_to: base + 1, limit: 1, max_bytes: usize::MAX, backward: false };
                 loop {
                     match self.store.entries(&timeline, span).await {
-                        Ok(entries) => break entries.first().is_some_and(|entry| entry.attempt == attempt),
+                        Ok(entries) => {
+                            break entries
+                                .first()
+                                .is_some_and(|entry| entry.attempt == attempt || planted(Bug::DoubtTakenForOurs));
+                        }
                         Err(error) => self.pause(id, &error).await,
                     }
                 }
+            }
+            Some(Decided::Refused(now)) if planted(Bug::RowsKeptAfterRefusal) => {
+                conversation.head = *now;
+                false
             }
             // Rows alone leave no trace of whose they were: decided anew, they come to the same.
             _ => {
@@ -440,6 +456,9 @@ impl Inner {
                 false
             }
         };
+        if planted(Bug::MarkAfterAppend) {
+            self.ensure_mark(id, state).await;
+        }
         if ours {
             self.send_out(state, outgoing);
         }
@@ -451,15 +470,18 @@ impl Inner {
         if let (Some(ledger), Some(last)) = (state.ledger.as_mut(), outgoing.batch.entries.last()) {
             ledger.begin(last.seq, Arc::clone(&outgoing.progress));
         }
-        let mut freed = Vec::new();
-        for (user, member) in &outgoing.recipients {
+        let (mut own, mut others) = (Vec::new(), Vec::new());
+        for (user, member) in &*outgoing.recipients {
             let lane = self.user_lane(user);
             let item = UserItem::Deliver(outgoing.delivery(user, member));
             if matches!(lane.push(item, usize::MAX), Ok(Pushed::Drive)) {
+                let freed = if outgoing.callers.contains(user) { &mut own } else { &mut others };
                 freed.push(UserWork::new(user.clone(), lane));
             }
         }
-        self.drive_in_chunks(freed);
+        // The answer waits for the callers' own timelines only, not for the slowest of all members'.
+        self.drive_in_chunks(own);
+        self.drive_in_chunks(others);
     }
 
     /// Drives lanes in a task of their own, some hundreds a commit.
@@ -521,7 +543,7 @@ impl Inner {
         // Holding the lane keeps the sweep from dropping it with the ledger inside.
         let lane = self.conversation_lane(&id);
         tokio::spawn(async move {
-            if let Some(progress) = open {
+            if let Some(progress) = open.filter(|_| !planted(Bug::MarkDeletedEarly)) {
                 progress.wait().await;
             }
             this.push_conversation(&id, ConversationItem::Settle);
@@ -544,6 +566,7 @@ impl Inner {
     /// append is between its mark check and its decision.
     async fn settle(self: &Arc<Self>, id: &ConvId, state: &mut ConversationState) {
         let idle = state.ledger.as_mut().is_none_or(|ledger| ledger.last_open().is_none());
+        let idle = idle || planted(Bug::MarkDeletedEarly);
         if !self.store.together() {
             if idle && let Some((mark, _)) = state.mark.take() {
                 // Unknown outcomes may leave it: somebody will find it, and nothing to do.
@@ -571,9 +594,12 @@ impl Inner {
 }
 
 /// Everybody to whom any of the entries is addressed, or who is handed over what he missed.
-fn recipients_of(conversation: &Conversation, entries: &[Appended]) -> Vec<(UserId, Arc<Member>)> {
+fn recipients_of(conversation: &Conversation, entries: &[Appended]) -> Arc<[(UserId, Arc<Member>)]> {
     let mode = conversation.mode();
     let addressed = |member: &Member| {
+        if planted(Bug::MembersOfNow) && !member.present() {
+            return false;
+        }
         entries.iter().any(|entry| member.addressed(entry.seq, entry.header.kind, entry.header.target, mode))
     };
     conversation

@@ -14,6 +14,7 @@ use crate::conversation::pointer::{Own, Pointer};
 use crate::conversation::ranges::Ranges;
 use crate::conversation::rows::Target;
 use crate::conversation::view::View;
+use crate::planted::{Bug, planted};
 use crate::protocol::{ConvId, UserId};
 use crate::store::{Entry, Error, Head, Result, Span, Store, TimelineId};
 
@@ -100,7 +101,7 @@ impl Inner {
         for _ in 0..2 {
             let head = self.store.head(&timeline).await.map_err(|error| unavailable(&error))?;
             let standing = Standing::from(head);
-            if after < standing.floor {
+            if after < standing.floor && !planted(Bug::ReadPastFloor) {
                 return Ok(PageRead::BelowFloor(standing));
             }
             if after >= standing.head {
@@ -131,11 +132,12 @@ impl Inner {
     ) -> Result<Option<Page>> {
         let span = Span { limit: max_entries, max_bytes: usize::MAX, ..first_after(after, standing.head) };
         let mut stored = self.store.entries(timeline, span).await?;
-        if stored.first().is_none_or(|entry| entry.seq != after + 1 || self.is_too_old(entry)) {
+        let gap = planted(Bug::PageWithGap);
+        if !gap && stored.first().is_none_or(|entry| entry.seq != after + 1 || self.is_too_old(entry)) {
             return Ok(None);
         }
         let dense = stored.iter().zip(after + 1..).take_while(|(entry, seq)| entry.seq == *seq).count();
-        stored.truncate(dense);
+        stored.truncate(if gap { stored.len() } else { dense });
         let mut pointers = Vec::with_capacity(stored.len());
         for entry in &stored {
             let damaged = || Error::Damaged(format!("entry {} of {timeline:?}", entry.seq));
@@ -246,6 +248,7 @@ fn shown<'a>(pointer: &Pointer<'a, &'a str>, sources: &HashMap<&'a str, Source>)
     let source = sources.get(conv_id).ok_or_else(damaged)?;
     let left_out = match kind {
         Kind::Message => conv_seq <= source.cleared_up_to || source.hidden.contains(conv_seq),
+        Kind::Edit if planted(Bug::EditServedAfterRecall) => false,
         Kind::Edit => !source.view.sees(target) || source.is_recalled(target),
         kind if kind.changes_target() => !source.view.sees(target),
         _ => false,

@@ -11,6 +11,7 @@ use crate::conversation::inbox::Inbox;
 use crate::conversation::own::{OwnDesk, Receipt};
 use crate::fanout::{Delivery, deliver};
 use crate::hub::Live;
+use crate::planted::{Bug, planted};
 use crate::protocol::{AnswerBody, ClientInfo, DeviceId, ErrorCode, Request, UserId};
 use crate::store::{Attempt, Commit, Head, Result};
 use crate::timeline::{Decided, Draft, Lane, commit_until_decided};
@@ -145,7 +146,10 @@ impl Inner {
         let (mut again, mut done) = (Vec::new(), Vec::new());
         for (mut work, refused) in works.into_iter().zip(refused) {
             if refused {
-                work.inbox = None;
+                match work.inbox.as_mut().filter(|_| planted(Bug::InboxKeptAfterRefusal)) {
+                    Some(inbox) => inbox.head = self.store.head(&inbox.timeline).await.unwrap_or_default(),
+                    None => work.inbox = None,
+                }
                 again.push(work);
             } else {
                 done.push(work);
@@ -246,12 +250,35 @@ impl Inner {
         let this = Arc::clone(self);
         let request = Request::Read { conv_id: receipt.conv.clone(), read_seq: receipt.read_seq };
         tokio::spawn(async move {
+            if planted(Bug::ReceiptAfterRead) {
+                return this.receipt_last(reader, receipt, request, reply).await;
+            }
             let (done, told) = oneshot::channel();
             let peer = receipt.peer.clone();
             this.push_user(&peer, UserItem::Receipt { receipt, done });
             let _ = told.await;
             this.push_user(&reader, UserItem::Request { request, reply, receipted: true });
         });
+    }
+
+    /// [`Bug::ReceiptAfterRead`]: the other way round.
+    async fn receipt_last(
+        self: &Arc<Self>,
+        reader: UserId,
+        receipt: Receipt,
+        request: Request,
+        reply: oneshot::Sender<Answer>,
+    ) {
+        let (own, read) = oneshot::channel();
+        self.push_user(&reader, UserItem::Request { request, reply: own, receipted: true });
+        let answer = read.await;
+        let (done, told) = oneshot::channel();
+        let peer = receipt.peer.clone();
+        self.push_user(&peer, UserItem::Receipt { receipt, done });
+        let _ = told.await;
+        if let Ok(answer) = answer {
+            let _ = reply.send(answer);
+        }
     }
 
     /// Raises the floor of a timeline with entries that are too old.
@@ -304,7 +331,9 @@ impl Build<'_> {
             }
             UserItem::Expire { .. } => {
                 let floor = self.inner.floor_by_age(&self.inbox.timeline, self.inbox.head).await?;
-                self.draft.raise_floor(floor);
+                if !planted(Bug::FloorNotStored) {
+                    self.draft.raise_floor(floor);
+                }
                 Ok(Built::Silent)
             }
         }

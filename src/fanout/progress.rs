@@ -87,6 +87,12 @@ impl Ledger {
         self.open.iter().rev().find(|(_, progress)| !progress.is_done()).map(|(_, progress)| Arc::clone(progress))
     }
 
+    /// With `most` or more fan-outs under way: the oldest, to be waited for.
+    pub fn crowded(&mut self, most: usize) -> Option<Arc<Progress>> {
+        self.complete();
+        self.open.front().filter(|_| self.open.len() >= most).map(|(_, progress)| Arc::clone(progress))
+    }
+
     /// Nothing is under way: entries up to `seq` are complete.
     pub fn skip_to(&mut self, seq: u64) {
         if self.open.is_empty() {

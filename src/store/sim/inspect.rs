@@ -49,6 +49,12 @@ impl Sim {
         users.for_each(|(_, timeline)| timeline.entries.retain(|_, entry| entry.at >= before_ms));
     }
 
+    /// What callers did against the contract, as far as it is checked (not in release builds): each
+    /// simulation should end with none.
+    pub fn breaches(&self) -> Vec<String> {
+        self.shared.state().breaches.clone()
+    }
+
     /// Number of decisions so far and a hash over them: equal for equal stories.
     pub fn fingerprint(&self) -> (u64, u64) {
         self.shared.state().fingerprint()
