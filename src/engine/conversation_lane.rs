@@ -602,9 +602,9 @@ fn recipients_of(conversation: &Conversation, entries: &[Appended]) -> Arc<[(Use
         }
         entries.iter().any(|entry| member.addressed(entry.seq, entry.header.kind, entry.header.target, mode))
     };
-    conversation
-        .everyone()
-        .filter(|(_, member)| addressed(member))
-        .map(|(user, member)| (user.clone(), Arc::clone(member)))
-        .collect()
+    let found = conversation.everyone().filter(|(_, member)| addressed(member));
+    let mut found: Vec<_> = found.map(|(user, member)| (user.clone(), Arc::clone(member))).collect();
+    // By id, as the roster is: the order of deliveries follows from the log alone.
+    found.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    found.into()
 }
