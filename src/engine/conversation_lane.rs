@@ -165,7 +165,11 @@ impl Inner {
         state: &mut ConversationState,
         mut requests: Vec<(UserId, Request, oneshot::Sender<Answer>)>,
     ) {
+        if planted(Bug::AbandonedRequestDropped) {
+            requests.retain(|(_, _, reply)| !reply.is_closed());
+        }
         loop {
+            let cached = state.conversation.is_some();
             let conversation = self.loaded(id, state).await;
             let mut draft = Draft::new(conversation.head, self.clock.now_ms());
             let mut appended = Vec::new();
@@ -192,6 +196,10 @@ impl Inner {
                 state.conversation = None;
                 continue;
             }
+            if draft.is_empty() && cached && self.conversation_moved(id, state).await {
+                state.conversation = None;
+                continue;
+            }
             let callers = requests.iter().map(|(caller, _, _)| caller.clone()).collect();
             if draft.is_empty() || self.commit(id, state, draft, appended, callers, &mut requests, &mut decisions).await
             {
@@ -201,6 +209,18 @@ impl Inner {
             }
             if requests.is_empty() {
                 return;
+            }
+        }
+    }
+
+    /// Whether another node has appended since the lane read the log. A commit would find out; what
+    /// changes nothing (a refusal, a repetition) must not be judged by a stale cache (rule 4).
+    async fn conversation_moved(&self, id: &ConvId, state: &ConversationState) -> bool {
+        let Some(conversation) = state.conversation.as_ref().filter(|_| !self.store.together()) else { return false };
+        loop {
+            match self.store.head(&conversation.timeline).await {
+                Ok(head) => return head.position != conversation.head.position && !planted(Bug::JudgedByCache),
+                Err(error) => self.pause(id, &error).await,
             }
         }
     }
@@ -287,6 +307,9 @@ impl Inner {
             }
         }
         self.build_until_read(&mut works).await;
+        if planted(Bug::PushedBeforeDurable) {
+            works.iter().for_each(|work| work.push_to(&self.hub));
+        }
 
         let Some(conversation) = state.conversation.as_mut() else { return };
         let head_seq = draft.head_seq();
@@ -458,7 +481,7 @@ impl Inner {
     fn watch_ledger(self: &Arc<Self>, id: &ConvId, state: &mut ConversationState) {
         let unsettled = self.unsettled(state);
         let Some(ledger) = state.ledger.as_mut() else { return };
-        let open = ledger.last_open();
+        let open = ledger.last_open().filter(|_| !planted(Bug::MarkDeletedEarly));
         if state.settling || (open.is_none() && !unsettled) {
             return;
         }
@@ -467,7 +490,7 @@ impl Inner {
         // Holding the lane keeps the sweep from dropping it with the ledger inside.
         let lane = self.conversation_lane(&id);
         tokio::spawn(async move {
-            if let Some(progress) = open.filter(|_| !planted(Bug::MarkDeletedEarly)) {
+            if let Some(progress) = open {
                 progress.wait().await;
             }
             this.push_conversation(&id, ConversationItem::Settle);

@@ -10,7 +10,7 @@ use crate::conversation::decide::NotDecided;
 use crate::conversation::inbox::Inbox;
 use crate::conversation::own::{OwnDesk, Receipt};
 use crate::fanout::{Delivery, deliver};
-use crate::hub::Live;
+use crate::hub::{Hub, Live};
 use crate::planted::{Bug, planted};
 use crate::protocol::{AnswerBody, ClientInfo, DeviceId, ErrorCode, Request, UserId};
 use crate::store::{Attempt, Commit, Head, Result};
@@ -60,6 +60,8 @@ pub(super) struct UserWork {
     items: Vec<UserItem>,
     inbox: Option<Inbox>,
     draft: Option<Draft>,
+    /// The inbox was in the lane before: another node may have written since.
+    cached: bool,
     /// Head once the draft is applied.
     head: Head,
     live: Vec<Live>,
@@ -78,6 +80,7 @@ impl UserWork {
             items: Vec::new(),
             inbox: None,
             draft: None,
+            cached: false,
             head: Head::default(),
             live: Vec::new(),
             answers: Vec::new(),
@@ -89,6 +92,13 @@ impl UserWork {
     pub(super) fn take_state(&mut self, inbox: Option<Inbox>, items: Vec<UserItem>) {
         self.inbox = inbox;
         self.items = items;
+    }
+
+    /// Tells the user's sessions.
+    pub(super) fn push_to(&self, hub: &Hub) {
+        if !self.live.is_empty() {
+            hub.push(&self.user, &self.live);
+        }
     }
 
     /// The commit, if there is anything to commit.
@@ -133,7 +143,10 @@ impl Inner {
                 committing.push(index);
             }
         }
-        let mut refused = vec![false; works.len()];
+        let mut refused = Vec::with_capacity(works.len());
+        for (index, work) in works.iter().enumerate() {
+            refused.push(!committing.contains(&index) && self.inbox_moved(work).await);
+        }
         if !commits.is_empty() {
             let decided = commit_until_decided(&self.store, commits).await;
             for (index, outcome) in committing.into_iter().zip(decided) {
@@ -159,6 +172,16 @@ impl Inner {
         again
     }
 
+    /// Whether answers that change nothing were judged by rows another node has changed since (rule 4).
+    async fn inbox_moved(&self, work: &UserWork) -> bool {
+        let Some(inbox) = work.inbox.as_ref().filter(|_| work.cached && !work.answers.is_empty()) else { return false };
+        if self.store.together() || planted(Bug::JudgedByCache) {
+            return false;
+        }
+        // Unreadable: read anew, as often as it takes.
+        self.store.head(&inbox.timeline).await.map_or(true, |head| head.position != inbox.head.position)
+    }
+
     /// Builds every work's draft, as often as it takes to read what is needed.
     pub(super) async fn build_until_read(&self, works: &mut [UserWork]) {
         for work in works {
@@ -171,6 +194,7 @@ impl Inner {
     }
 
     async fn build(&self, work: &mut UserWork) -> Result<()> {
+        work.cached = work.inbox.is_some();
         let inbox = match &mut work.inbox {
             Some(inbox) => inbox,
             none => none.insert(Inbox::load(&*self.store, &work.user).await?),
@@ -200,9 +224,7 @@ impl Inner {
             if let Some(inbox) = work.inbox.as_mut() {
                 inbox.head = work.head;
             }
-            if !work.live.is_empty() {
-                self.hub.push(&work.user, &work.live);
-            }
+            work.push_to(&self.hub);
             self.finish_items(&mut work);
             if work.lane.put_and_release(work.inbox.take()) {
                 again.push(work);
