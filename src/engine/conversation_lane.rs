@@ -201,8 +201,19 @@ impl Inner {
                 continue;
             }
             let callers = requests.iter().map(|(caller, _, _)| caller.clone()).collect();
-            if draft.is_empty() || self.commit(id, state, draft, appended, callers, &mut requests, &mut decisions).await
-            {
+            if draft.is_empty() {
+                let under_way = state.ledger.as_mut().is_some_and(|ledger| ledger.last_open().is_some());
+                let last = under_way && !planted(Bug::DuplicateBeforeOwnEffect);
+                for ((caller, _, reply), answer) in requests.into_iter().zip(decisions) {
+                    // What is repeated may still be on its way to the caller: answered behind it (rule 5).
+                    match last {
+                        true => self.push_user(&caller, UserItem::Answer { answer, reply }),
+                        false => drop(reply.send(answer)),
+                    }
+                }
+                return;
+            }
+            if self.commit(id, state, draft, appended, callers, &mut requests, &mut decisions).await {
                 let open = requests.drain(..).zip(decisions);
                 open.for_each(|((_, _, reply), answer)| drop(reply.send(answer)));
                 return;

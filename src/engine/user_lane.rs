@@ -32,6 +32,8 @@ pub(super) enum UserItem {
     Request { request: Request, reply: oneshot::Sender<Answer>, receipted: bool },
     /// The peer of a direct conversation has read.
     Receipt { receipt: Receipt, done: oneshot::Sender<()> },
+    /// An answer that must not come before what is queued in front of it.
+    Answer { answer: Answer, reply: oneshot::Sender<Answer> },
     /// A device says hello.
     Hello { device: DeviceId, client: Option<ClientInfo>, reply: oneshot::Sender<Answer> },
     /// A device is gone.
@@ -248,6 +250,7 @@ impl Inner {
                 },
                 UserItem::Hello { reply, .. } => drop(answer.map(|answer| reply.send(answer))),
                 UserItem::Receipt { done, .. } | UserItem::Expire { done } => drop(done.send(())),
+                UserItem::Answer { answer, reply } => drop(reply.send(answer)),
                 UserItem::Goodbye { .. } => {}
             }
         }
@@ -326,6 +329,7 @@ impl Build<'_> {
                 deliver(&*self.inner.store, self.inbox, self.draft, delivery, self.live).await?;
                 Ok(Built::Silent)
             }
+            UserItem::Answer { .. } => Ok(Built::Silent),
             UserItem::Request { request: Request::Logout { device_id }, .. } => {
                 self.inner.forget_device(self.inbox, self.draft, device_id).await.map(Built::Answer)
             }
