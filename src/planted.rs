@@ -98,6 +98,8 @@ bugs! {
     CreateMakesAnother,
     /// -: answered before the commit is durable.
     AckBeforeDurable,
+    /// -: sessions are told before the commit is durable.
+    PushedBeforeDurable,
     /// -: an unknown outcome is taken for applied.
     UnknownTakenForApplied,
     /// -: what was sent before a restart is not remembered.

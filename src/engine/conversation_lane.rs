@@ -167,6 +167,9 @@ impl Inner {
         state: &mut ConversationState,
         mut requests: Vec<(UserId, Request, oneshot::Sender<Answer>)>,
     ) {
+        if planted(Bug::AbandonedRequestDropped) {
+            requests.retain(|(_, _, reply)| !reply.is_closed());
+        }
         while let Some(oldest) = state.ledger.as_mut().and_then(|ledger| ledger.crowded(FAN_OUTS)) {
             oldest.wait().await;
         }
@@ -232,7 +235,11 @@ impl Inner {
                 Ok(AnswerBody::Sent { conv_seq, .. } | AnswerBody::Ok { conv_seq: Some(conv_seq), .. }) => *conv_seq,
                 _ => 0,
             };
-            let Some(progress) = self.deliver_to(id, state, &caller, named).await else {
+            let under_way = match planted(Bug::DuplicateBeforeOwnEffect) {
+                true => None,
+                false => self.deliver_to(id, state, &caller, named).await,
+            };
+            let Some(progress) = under_way else {
                 drop(reply.send(answer));
                 continue;
             };
@@ -271,7 +278,7 @@ impl Inner {
     /// its condition; an answer without one must ask for itself.
     async fn still_at(&self, id: &ConvId, state: &ConversationState) -> bool {
         let Some(conversation) = &state.conversation else { return false };
-        if self.store.together() {
+        if self.store.together() || planted(Bug::JudgedByCache) {
             return true;
         }
         loop {
@@ -363,6 +370,9 @@ impl Inner {
             }
         }
         self.build_until_read(&mut works).await;
+        if planted(Bug::PushedBeforeDurable) {
+            works.iter().for_each(|work| work.push_to(&self.hub));
+        }
 
         let Some(conversation) = state.conversation.as_mut() else { return };
         let head_seq = draft.head_seq();
@@ -534,7 +544,7 @@ impl Inner {
     fn watch_ledger(self: &Arc<Self>, id: &ConvId, state: &mut ConversationState) {
         let unsettled = self.unsettled(state);
         let Some(ledger) = state.ledger.as_mut() else { return };
-        let open = ledger.last_open();
+        let open = ledger.last_open().filter(|_| !planted(Bug::MarkDeletedEarly));
         if state.settling || (open.is_none() && !unsettled) {
             return;
         }
@@ -543,7 +553,7 @@ impl Inner {
         // Holding the lane keeps the sweep from dropping it with the ledger inside.
         let lane = self.conversation_lane(&id);
         tokio::spawn(async move {
-            if let Some(progress) = open.filter(|_| !planted(Bug::MarkDeletedEarly)) {
+            if let Some(progress) = open {
                 progress.wait().await;
             }
             this.push_conversation(&id, ConversationItem::Settle);

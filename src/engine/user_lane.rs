@@ -10,7 +10,7 @@ use crate::conversation::decide::NotDecided;
 use crate::conversation::inbox::Inbox;
 use crate::conversation::own::{OwnDesk, Receipt};
 use crate::fanout::{Delivery, deliver};
-use crate::hub::Live;
+use crate::hub::{Hub, Live};
 use crate::planted::{Bug, planted};
 use crate::protocol::{AnswerBody, ClientInfo, DeviceId, ErrorCode, Request, UserId};
 use crate::store::{Attempt, Commit, Head, Result};
@@ -89,6 +89,13 @@ impl UserWork {
     pub(super) fn take_state(&mut self, inbox: Option<Inbox>, items: Vec<UserItem>) {
         self.inbox = inbox;
         self.items = items;
+    }
+
+    /// Tells the user's sessions.
+    pub(super) fn push_to(&self, hub: &Hub) {
+        if !self.live.is_empty() {
+            hub.push(&self.user, &self.live);
+        }
     }
 
     /// The commit, if there is anything to commit.
@@ -200,6 +207,7 @@ impl Inner {
         let unasked = draft.is_empty() && !(work.answers.is_empty() && work.owing.is_empty());
         let holds = !unasked
             || self.store.together()
+            || planted(Bug::JudgedByCache)
             || self.store.head(&inbox.timeline).await?.position == inbox.head.position;
         work.head = draft.head_after();
         work.draft = Some(draft);
@@ -213,9 +221,7 @@ impl Inner {
             if let Some(inbox) = work.inbox.as_mut() {
                 inbox.head = work.head;
             }
-            if !work.live.is_empty() {
-                self.hub.push(&work.user, &work.live);
-            }
+            work.push_to(&self.hub);
             self.finish_items(&mut work);
             if work.lane.put_and_release(work.inbox.take()) {
                 again.push(work);

@@ -16,6 +16,10 @@ mod oracle;
 mod rule_1_addressed;
 mod rule_2_refusal;
 mod rule_3_marks;
+mod rule_4_reads;
+mod rule_5_own_effect;
+mod rule_7_everything;
+mod rule_9_time;
 mod world;
 
 use std::pin::Pin;
@@ -78,6 +82,34 @@ promises! {
     rule_3_marks::a_mark_stands_until_all_deliveries_are_done notices [MarkDeletedEarly],
     rule_3_marks::a_new_mark_covers_what_is_under_way notices [MarkForgetsOpen],
     rule_3_marks::at_rest_there_are_no_marks notices [],
+    rule_4_reads::who_was_invited_elsewhere_may_send_here notices [JudgedByCache],
+    rule_4_reads::what_changes_nothing_is_judged_by_the_log notices [JudgedByCache],
+    rule_4_reads::a_leaver_learns_nothing_of_what_follows notices [LeaverReadsOn],
+    rule_4_reads::a_stranger_learns_nothing notices [],
+    rule_4_reads::a_recalled_body_is_erased_and_no_edit_of_it_is_served notices [BodyNotErased, EditServedAfterRecall],
+    rule_5_own_effect::an_answer_waits_for_the_callers_own_timeline notices [AnswerBeforeOwnEffect],
+    rule_5_own_effect::an_answer_waits_for_the_callers_busy_lane notices [AnswerBeforeOwnEffect],
+    rule_5_own_effect::a_repeated_request_is_answered_after_its_effect notices [DuplicateBeforeOwnEffect],
+    rule_5_own_effect::nothing_is_acked_before_it_is_durable notices [AckBeforeDurable, PushedBeforeDurable],
+    rule_5_own_effect::an_abandoned_request_keeps_its_place notices [AbandonedRequestDropped],
+    rule_5_own_effect::what_was_answered_unavailable_is_found_by_the_resend notices [],
+    rule_7_everything::a_receipt_survives_death_at_any_write notices [ReceiptAfterRead],
+    rule_7_everything::a_recall_reaches_who_is_off_line notices [RecallSkipsOffLine],
+    rule_7_everything::a_delete_is_not_overtaken_by_its_message notices [DeleteOvertaken],
+    rule_7_everything::a_recall_subtracts_only_what_counts notices [RecallAlwaysSubtracts],
+    rule_7_everything::a_recount_knows_only_what_was_delivered notices [RecountSeesAhead],
+    rule_7_everything::a_joiner_has_read_what_was_before notices [JoinerReadNothing],
+    rule_7_everything::a_reading_tells_what_is_left notices [],
+    rule_9_time::an_entrys_time_never_goes_back notices [TimeGoesBack],
+    rule_9_time::a_floor_is_stored_before_it_is_told notices [FloorNotStored],
+    rule_9_time::a_cursor_below_the_floor_is_a_reset notices [ReadPastFloor],
+    rule_9_time::a_page_with_a_hole_is_never_sent notices [PageWithGap],
+    rule_9_time::a_page_begins_after_the_cursor notices [InclusiveCursor],
+    rule_9_time::numbers_go_on_when_every_entry_has_expired notices [HeadExpires],
+    rule_9_time::the_same_creation_makes_one_conversation notices [CreateMakesAnother],
+    rule_9_time::a_repetition_is_recognised_before_anything_else_is_checked notices
+        [DuplicateCheckedLast, DedupeForgotten],
+    rule_9_time::a_repetition_is_recognised_beyond_what_a_lane_remembers notices [DedupeForgotten],
     crash::an_acked_message_survives_death_at_any_write notices [FannedTooEarly, RecoveryForgotten, NoMark],
     crash::changes_and_membership_survive_death_at_any_write notices [],
 }

@@ -33,6 +33,9 @@ pub async fn two_nodes_delivering_the_same_deliver_it_once() -> Proof {
     bob.release();
     ensure_eq!(sent(answer(first).await?)?, (3, false), "alice's message");
     rest().await;
+    all_delivered(&world, &conv)?;
+    a.send("alice", &conv, "m5").await?;
+    rest().await;
     all_delivered(&world, &conv)
 }
 

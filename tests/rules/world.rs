@@ -235,8 +235,13 @@ impl Node {
         self.engine.take_over(|node| node == name).await.map(drop).map_err(|error| error.to_string())
     }
 
-    /// All of a user's sync timeline as a device reads it: `op conv_seq`, a message with its text.
+    /// All of a user's sync timeline: `op conv_seq`, a message with its text.
     pub async fn log(&self, who: &str) -> Result<Vec<String>, String> {
+        Ok(self.events(who).await?.iter().map(told).collect())
+    }
+
+    /// All of a user's sync timeline as a device reads it.
+    pub async fn events(&self, who: &str) -> Result<Vec<Event>, String> {
         let (mut after, mut found) = (0, Vec::new());
         loop {
             let page = self.engine.page(&user(who), after, 3, 1 << 20).await;
@@ -246,7 +251,7 @@ impl Node {
             };
             ensure_eq!(page.from, after, "{who}'s page begins at its cursor");
             for (_, text) in &page.entries {
-                found.push(told(&Event::decode(text).unwrap()));
+                found.push(Event::decode(text).unwrap());
             }
             after = page.to;
             if page.to == page.standing.head {
