@@ -1,4 +1,5 @@
 //! The faults of the simulated store are the ones it promises, and a seed decides all of them.
+#![cfg(feature = "server")]
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::sync::Arc;

@@ -13,7 +13,7 @@ use crate::conversation::member::Member;
 use crate::conversation::state::Conversation;
 use crate::fanout::{Batch, Delivery, Ledger, Progress, read_log};
 use crate::planted::{Bug, planted};
-use crate::protocol::{ConvId, ErrorCode, Request, UserId};
+use crate::protocol::{AnswerBody, ConvId, ErrorCode, Request, UserId};
 use crate::store::{Error, Mark, Span};
 use crate::timeline::{Decided, Draft, Lane, Pushed, commit_until_decided};
 
@@ -24,6 +24,8 @@ const BATCH: usize = 64;
 const INLINE_MEMBERS: usize = 512;
 /// Lanes committed in one call by that task.
 const CHUNK: usize = 256;
+/// Fan-outs of one conversation under way at once; further requests wait for the oldest.
+const FAN_OUTS: usize = 256;
 /// Pause before a store that could not be read is asked again.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -88,7 +90,7 @@ type Answers = Vec<(oneshot::Sender<Answer>, Answer)>;
 /// A commit of a conversation with the deliveries that belong to it.
 struct Outgoing {
     batch: Arc<Batch>,
-    recipients: Vec<(UserId, Arc<Member>)>,
+    recipients: Arc<[(UserId, Arc<Member>)]>,
     /// All deliveries.
     progress: Arc<Progress>,
     /// Those to the callers themselves.
@@ -168,8 +170,10 @@ impl Inner {
         if planted(Bug::AbandonedRequestDropped) {
             requests.retain(|(_, _, reply)| !reply.is_closed());
         }
+        while let Some(oldest) = state.ledger.as_mut().and_then(|ledger| ledger.crowded(FAN_OUTS)) {
+            oldest.wait().await;
+        }
         loop {
-            let cached = state.conversation.is_some();
             let conversation = self.loaded(id, state).await;
             let mut draft = Draft::new(conversation.head, self.clock.now_ms());
             let mut appended = Vec::new();
@@ -196,21 +200,14 @@ impl Inner {
                 state.conversation = None;
                 continue;
             }
-            if draft.is_empty() && cached && self.conversation_moved(id, state).await {
+            if draft.is_empty() && !self.still_at(id, state).await {
+                // Refused, or nothing to change, by a state another node has left behind.
                 state.conversation = None;
                 continue;
             }
             let callers = requests.iter().map(|(caller, _, _)| caller.clone()).collect();
             if draft.is_empty() {
-                let under_way = state.ledger.as_mut().is_some_and(|ledger| ledger.last_open().is_some());
-                let last = under_way && !planted(Bug::DuplicateBeforeOwnEffect);
-                for ((caller, _, reply), answer) in requests.into_iter().zip(decisions) {
-                    // What is repeated may still be on its way to the caller: answered behind it (rule 5).
-                    match last {
-                        true => self.push_user(&caller, UserItem::Answer { answer, reply }),
-                        false => drop(reply.send(answer)),
-                    }
-                }
+                self.answer_unchanged(id, state, requests, decisions).await;
                 return;
             }
             if self.commit(id, state, draft, appended, callers, &mut requests, &mut decisions).await {
@@ -224,13 +221,66 @@ impl Inner {
         }
     }
 
-    /// Whether another node has appended since the lane read the log. A commit would find out; what
-    /// changes nothing (a refusal, a repetition) must not be judged by a stale cache (rule 4).
-    async fn conversation_moved(&self, id: &ConvId, state: &ConversationState) -> bool {
-        let Some(conversation) = state.conversation.as_ref().filter(|_| !self.store.together()) else { return false };
+    /// Answers what was refused or there already. A success names an entry, and that may still be on its
+    /// way to the caller's own timeline (perhaps from a node that died): it is delivered first (rule 5).
+    async fn answer_unchanged(
+        self: &Arc<Self>,
+        id: &ConvId,
+        state: &mut ConversationState,
+        requests: Vec<(UserId, Request, oneshot::Sender<Answer>)>,
+        decisions: Vec<Answer>,
+    ) {
+        for ((caller, _, reply), answer) in requests.into_iter().zip(decisions) {
+            let named = match &answer {
+                _ if planted(Bug::DuplicateBeforeOwnEffect) => 0,
+                Ok(AnswerBody::Sent { conv_seq, .. } | AnswerBody::Ok { conv_seq: Some(conv_seq), .. }) => *conv_seq,
+                _ => 0,
+            };
+            let Some(progress) = self.deliver_to(id, state, &caller, named).await else {
+                drop(reply.send(answer));
+                continue;
+            };
+            tokio::spawn(async move {
+                progress.wait().await;
+                drop(reply.send(answer));
+            });
+        }
+    }
+
+    /// Delivers one entry to one user, with what he lacks before it; it costs no commit if he has it.
+    async fn deliver_to(
+        self: &Arc<Self>,
+        id: &ConvId,
+        state: &mut ConversationState,
+        user: &UserId,
+        seq: u64,
+    ) -> Option<Arc<Progress>> {
+        let conversation = state.conversation.as_mut()?;
+        let member = Arc::clone(conversation.member(user).filter(|member| member.covers(seq))?);
+        let entries = loop {
+            match read_log(&*self.store, id, seq - 1, seq).await {
+                Ok(entries) => break entries,
+                Err(error) => self.pause(id, &error).await,
+            }
+        };
+        let complete_to = if self.store.together() { seq - 1 } else { 0 };
+        let batch = Batch { conversation: id.clone(), mode: conversation.mode(), entries, complete_to };
+        let progress = Progress::begin();
+        let delivery = Delivery { batch: Arc::new(batch), member, told: vec![Arc::clone(&progress)] };
+        self.push_user(user, UserItem::Deliver(delivery));
+        Some(progress)
+    }
+
+    /// Whether the log still stands where it was when this was decided (rule 4). A commit asks that by
+    /// its condition; an answer without one must ask for itself.
+    async fn still_at(&self, id: &ConvId, state: &ConversationState) -> bool {
+        let Some(conversation) = &state.conversation else { return false };
+        if self.store.together() || planted(Bug::JudgedByCache) {
+            return true;
+        }
         loop {
             match self.store.head(&conversation.timeline).await {
-                Ok(head) => return head.position != conversation.head.position && !planted(Bug::JudgedByCache),
+                Ok(head) => return head.position == conversation.head.position,
                 Err(error) => self.pause(id, &error).await,
             }
         }
@@ -279,8 +329,7 @@ impl Inner {
         let conversation = state.conversation.as_mut()?;
         let mode = conversation.mode();
         let membership = appended.iter().any(|entry| entry.header.subject.is_some());
-        let recipients =
-            if membership { recipients_of(conversation, &appended) } else { conversation.roster().to_vec() };
+        let recipients = if membership { recipients_of(conversation, &appended) } else { conversation.roster() };
         let first = appended.first().map_or(conversation.head.position.seq + 1, |entry| entry.seq);
         // This process is the only writer of a store that commits together, and earlier deliveries
         // stand before these in every lane: whatever came before `first` is there.
@@ -305,7 +354,7 @@ impl Inner {
     ) {
         let (mut works, mut busy) = (Vec::new(), Vec::new());
         let inline = outgoing.recipients.len() <= INLINE_MEMBERS;
-        for (user, member) in &outgoing.recipients {
+        for (user, member) in &*outgoing.recipients {
             let lane = self.user_lane(user);
             let taken = if inline || outgoing.callers.contains(user) { lane.try_take() } else { None };
             match taken {
@@ -429,7 +478,7 @@ impl Inner {
             ledger.begin(last.seq, Arc::clone(&outgoing.progress));
         }
         let (mut own, mut others) = (Vec::new(), Vec::new());
-        for (user, member) in &outgoing.recipients {
+        for (user, member) in &*outgoing.recipients {
             let lane = self.user_lane(user);
             let item = UserItem::Deliver(outgoing.delivery(user, member));
             if matches!(lane.push(item, usize::MAX), Ok(Pushed::Drive)) {
@@ -552,7 +601,7 @@ impl Inner {
 }
 
 /// Everybody to whom any of the entries is addressed, or who is handed over what he missed.
-fn recipients_of(conversation: &Conversation, entries: &[Appended]) -> Vec<(UserId, Arc<Member>)> {
+fn recipients_of(conversation: &Conversation, entries: &[Appended]) -> Arc<[(UserId, Arc<Member>)]> {
     let mode = conversation.mode();
     let addressed = |member: &Member| {
         if planted(Bug::MembersOfNow) && !member.present() {

@@ -147,9 +147,8 @@ impl Inner {
         let sources = self.sources(user, timeline, &pointers).await?;
         let mut page = Page { from: after, to: after, entries: Vec::with_capacity(stored.len()), standing };
         let mut bytes = 0;
-        for (index, (seq, pointer)) in pointers.iter().enumerate() {
-            let later = pointers.get(index + 1..).unwrap_or_default();
-            if let Some(text) = shown(pointer, later, &sources)? {
+        for (seq, pointer) in &pointers {
+            if let Some(text) = shown(pointer, &sources)? {
                 bytes += text.len() + 32;
                 if bytes > max_bytes && !page.entries.is_empty() {
                     break;
@@ -158,6 +157,7 @@ impl Inner {
             }
             page.to = *seq;
         }
+        leave_out_superseded(&mut page, &pointers);
         Ok(Some(page))
     }
 
@@ -226,17 +226,22 @@ impl Source {
     }
 }
 
-/// The text of an entry, unless it is left out (contract, section 3).
-fn shown<'a>(
-    pointer: &Pointer<'a, &'a str>,
-    later: &[(u64, Pointer<'a, &'a str>)],
-    sources: &HashMap<&'a str, Source>,
-) -> Result<Option<Arc<str>>> {
-    let (kind, conv_id, conv_seq, target) = match pointer {
-        Pointer::Own { own: Own::Read, conv_id, text } => {
-            let newer = |(_, other): &(u64, Pointer<'a, &'a str>)| matches!(other, Pointer::Own { own: Own::Read, conv_id: same, .. } if same == conv_id);
-            return Ok((!later.iter().any(newer)).then(|| Arc::from(*text)));
+/// A `read` is superseded by a later one of the same conversation inside the range the page covers; one
+/// beyond it, where a frame may end for its size, does not count.
+fn leave_out_superseded(page: &mut Page, pointers: &[(u64, Pointer<'_, &str>)]) {
+    let mut last: HashMap<&str, u64> = HashMap::new();
+    let mut superseded = Vec::new();
+    for (seq, pointer) in pointers.iter().filter(|(seq, _)| *seq <= page.to) {
+        if let Pointer::Own { own: Own::Read, conv_id, .. } = pointer {
+            superseded.extend(last.insert(*conv_id, *seq));
         }
+    }
+    page.entries.retain(|(seq, _)| !superseded.contains(seq));
+}
+
+/// The text of an entry, unless it is left out (contract, section 3).
+fn shown<'a>(pointer: &Pointer<'a, &'a str>, sources: &HashMap<&'a str, Source>) -> Result<Option<Arc<str>>> {
+    let (kind, conv_id, conv_seq, target) = match pointer {
         Pointer::Own { text, .. } => return Ok(Some(Arc::from(*text))),
         Pointer::Log { kind, conv_id, conv_seq, target } => (*kind, *conv_id, *conv_seq, *target),
     };

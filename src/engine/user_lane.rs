@@ -32,8 +32,6 @@ pub(super) enum UserItem {
     Request { request: Request, reply: oneshot::Sender<Answer>, receipted: bool },
     /// The peer of a direct conversation has read.
     Receipt { receipt: Receipt, done: oneshot::Sender<()> },
-    /// An answer that must not come before what is queued in front of it.
-    Answer { answer: Answer, reply: oneshot::Sender<Answer> },
     /// A device says hello.
     Hello { device: DeviceId, client: Option<ClientInfo>, reply: oneshot::Sender<Answer> },
     /// A device is gone.
@@ -62,8 +60,6 @@ pub(super) struct UserWork {
     items: Vec<UserItem>,
     inbox: Option<Inbox>,
     draft: Option<Draft>,
-    /// The inbox was in the lane before: another node may have written since.
-    cached: bool,
     /// Head once the draft is applied.
     head: Head,
     live: Vec<Live>,
@@ -82,7 +78,6 @@ impl UserWork {
             items: Vec::new(),
             inbox: None,
             draft: None,
-            cached: false,
             head: Head::default(),
             live: Vec::new(),
             answers: Vec::new(),
@@ -145,10 +140,7 @@ impl Inner {
                 committing.push(index);
             }
         }
-        let mut refused = Vec::with_capacity(works.len());
-        for (index, work) in works.iter().enumerate() {
-            refused.push(!committing.contains(&index) && self.inbox_moved(work).await);
-        }
+        let mut refused = vec![false; works.len()];
         if !commits.is_empty() {
             let decided = commit_until_decided(&self.store, commits).await;
             for (index, outcome) in committing.into_iter().zip(decided) {
@@ -174,29 +166,25 @@ impl Inner {
         again
     }
 
-    /// Whether answers that change nothing were judged by rows another node has changed since (rule 4).
-    async fn inbox_moved(&self, work: &UserWork) -> bool {
-        let Some(inbox) = work.inbox.as_ref().filter(|_| work.cached && !work.answers.is_empty()) else { return false };
-        if self.store.together() || planted(Bug::JudgedByCache) {
-            return false;
-        }
-        // Unreadable: read anew, as often as it takes.
-        self.store.head(&inbox.timeline).await.map_or(true, |head| head.position != inbox.head.position)
-    }
-
     /// Builds every work's draft, as often as it takes to read what is needed.
     pub(super) async fn build_until_read(&self, works: &mut [UserWork]) {
         for work in works {
-            while let Err(error) = self.build(work).await {
-                tracing::warn!(user = %work.user, %error, "user lane waits for the store");
-                work.inbox = None;
-                tokio::time::sleep(PAUSE).await;
+            loop {
+                match self.build(work).await {
+                    Ok(true) => break,
+                    Ok(false) => work.inbox = None,
+                    Err(error) => {
+                        tracing::warn!(user = %work.user, %error, "user lane waits for the store");
+                        work.inbox = None;
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                }
             }
         }
     }
 
-    async fn build(&self, work: &mut UserWork) -> Result<()> {
-        work.cached = work.inbox.is_some();
+    /// False: built on a state that another node has left behind.
+    async fn build(&self, work: &mut UserWork) -> Result<bool> {
         let inbox = match &mut work.inbox {
             Some(inbox) => inbox,
             none => none.insert(Inbox::load(&*self.store, &work.user).await?),
@@ -214,9 +202,16 @@ impl Inner {
             }
         }
         draft.raise_floor(draft.head_seq().saturating_sub(self.policy.sync_max_entries));
+        // A commit asks by its condition whether the state still holds; answers without one must ask
+        // for themselves (rule 4).
+        let unasked = draft.is_empty() && !(work.answers.is_empty() && work.owing.is_empty());
+        let holds = !unasked
+            || self.store.together()
+            || planted(Bug::JudgedByCache)
+            || self.store.head(&inbox.timeline).await?.position == inbox.head.position;
         work.head = draft.head_after();
         work.draft = Some(draft);
-        Ok(())
+        Ok(holds)
     }
 
     /// After the commit: pushes, answers, frees lanes; gives back those whose queue has filled.
@@ -243,28 +238,23 @@ impl Inner {
             let receipt = owing.next_if(|(at, _)| *at == index).map(|(_, receipt)| receipt);
             match item {
                 UserItem::Deliver(delivery) => delivery.told.iter().for_each(|progress| progress.finish()),
-                UserItem::Request { request, reply, .. } => match (answer, receipt) {
+                UserItem::Request { reply, .. } => match (answer, receipt) {
                     (Some(answer), _) => drop(reply.send(answer)),
-                    (None, Some(receipt)) => self.receipt_first(work.user.clone(), receipt, request, reply),
+                    (None, Some(receipt)) => self.receipt_first(work.user.clone(), receipt, reply),
                     (None, None) => {}
                 },
                 UserItem::Hello { reply, .. } => drop(answer.map(|answer| reply.send(answer))),
                 UserItem::Receipt { done, .. } | UserItem::Expire { done } => drop(done.send(())),
-                UserItem::Answer { answer, reply } => drop(reply.send(answer)),
                 UserItem::Goodbye { .. } => {}
             }
         }
     }
 
-    /// The peer's timeline first, then the reader's own: a crash in between loses no receipt.
-    fn receipt_first(
-        self: &Arc<Self>,
-        reader: UserId,
-        receipt: Receipt,
-        request: Request,
-        reply: oneshot::Sender<Answer>,
-    ) {
+    /// The peer's timeline first, then the reader's own: a crash in between loses no receipt. What is
+    /// read then is what the peer was told, however far the conversation has come meanwhile.
+    fn receipt_first(self: &Arc<Self>, reader: UserId, receipt: Receipt, reply: oneshot::Sender<Answer>) {
         let this = Arc::clone(self);
+        let request = Request::Read { conv_id: receipt.conv.clone(), read_seq: receipt.read_seq };
         tokio::spawn(async move {
             if planted(Bug::ReceiptAfterRead) {
                 return this.receipt_last(reader, receipt, request, reply).await;
@@ -329,7 +319,6 @@ impl Build<'_> {
                 deliver(&*self.inner.store, self.inbox, self.draft, delivery, self.live).await?;
                 Ok(Built::Silent)
             }
-            UserItem::Answer { .. } => Ok(Built::Silent),
             UserItem::Request { request: Request::Logout { device_id }, .. } => {
                 self.inner.forget_device(self.inbox, self.draft, device_id).await.map(Built::Answer)
             }

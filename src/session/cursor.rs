@@ -49,12 +49,6 @@ impl Cursor {
         self.limit().saturating_sub(self.sent)
     }
 
-    /// Whether reading a page is worth it when `ahead` numbers are known to wait: not for a sliver of
-    /// the window, as long as what the client still holds unacknowledged must bring another `ack`.
-    pub(super) fn has_room_for(&self, ahead: u64) -> bool {
-        self.room() >= ahead.clamp(1, (self.window / 4).max(1))
-    }
-
     /// A frame up to `to` goes out.
     pub(super) fn advance(&mut self, to: u64) {
         self.sent = self.sent.max(to);
@@ -96,9 +90,8 @@ mod tests {
         assert_eq!(cursor.room(), 0);
         assert_eq!(cursor.ack(100), Ok(true));
         assert_eq!(cursor.room(), 90);
-        assert!(cursor.has_room_for(50) && !cursor.has_room_for(1000));
         assert_eq!(cursor.ack(200), Ok(true));
-        assert!(cursor.has_room_for(1000));
+        assert_eq!(cursor.room(), 190);
     }
 
     #[test]

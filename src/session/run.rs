@@ -13,6 +13,7 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
+use tracing::{Span, info_span};
 
 use super::cursor::Cursor;
 use super::feed::Feed;
@@ -96,18 +97,30 @@ impl<S: Transport> Session<S> {
         &self.presence.shared
     }
 
+    /// Tells whose logs these are.
+    pub(super) fn span(&self) -> Span {
+        let Presence { shared, caller, number, .. } = &self.presence;
+        let session = shared.session_id(*number);
+        info_span!("session", user = %caller.user, device = %caller.device, session)
+    }
+
     /// Serves until the end, and closes.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(mut self: Box<Self>) {
         tracing::debug!(position = self.cursor.sent(), "session begins");
         let end = self.attend().await;
+        // Boxed: its memory is only needed now.
+        Box::pin(self.conclude(end)).await;
+    }
+
+    async fn conclude(mut self: Box<Self>, end: End) {
         let revoked = end == End::from(CloseCode::Revoked);
         if revoked || end == End::from(CloseCode::Restart) {
-            Box::pin(self.finish_requests()).await;
+            self.finish_requests().await;
         }
         if revoked {
             self.tell(ErrorFrame::new(None, ErrorCode::Revoked));
         }
-        let Self { socket, presence, work, .. } = self;
+        let Self { socket, presence, work, .. } = *self;
         // The device is gone for everybody before the peer is given time to answer.
         drop(presence);
         drop(work);

@@ -58,7 +58,7 @@ pub async fn commit_until_decided(store: &Arc<dyn Store>, commits: Vec<Commit>) 
         if outcomes.contains(&Outcome::Unknown) {
             return std::future::pending().await;
         }
-        return outcomes.into_iter().map(|outcome| decided(outcome, false)).collect();
+        return outcomes.into_iter().filter_map(|outcome| decided(outcome, false)).collect();
     }
     let mut results: Vec<Option<Decided>> = vec![None; commits.len()];
     let mut open: Vec<(usize, Commit)> = commits.into_iter().enumerate().collect();
@@ -68,17 +68,17 @@ pub async fn commit_until_decided(store: &Arc<dyn Store>, commits: Vec<Commit>) 
         let again = pause.is_some();
         let mut unknown = Vec::new();
         for ((index, commit), outcome) in open.into_iter().zip(outcomes) {
-            match outcome {
-                Outcome::Unknown if planted(Bug::RenumberedAfterUnknown) => {
-                    let head = store.head(&commit.timeline).await.unwrap_or_default();
-                    results.get_mut(index).into_iter().for_each(|slot| *slot = Some(Decided::Refused(head)));
+            let decision = match decided(outcome, again) {
+                None if planted(Bug::RenumberedAfterUnknown) => {
+                    Some(Decided::Refused(store.head(&commit.timeline).await.unwrap_or_default()))
                 }
-                Outcome::Unknown if !planted(Bug::UnknownTakenForApplied) => unknown.push((index, commit)),
-                known => {
-                    if let Some(slot) = results.get_mut(index) {
-                        *slot = Some(decided(known, again));
-                    }
-                }
+                None if planted(Bug::UnknownTakenForApplied) => Some(Decided::Applied),
+                decision => decision,
+            };
+            match (decision, results.get_mut(index)) {
+                (None, _) => unknown.push((index, commit)),
+                (known, Some(slot)) => *slot = known,
+                (Some(_), None) => {}
             }
         }
         if unknown.is_empty() {
@@ -91,10 +91,12 @@ pub async fn commit_until_decided(store: &Arc<dyn Store>, commits: Vec<Commit>) 
     }
 }
 
-fn decided(outcome: Outcome, was_unknown: bool) -> Decided {
+/// `None`: not decided yet.
+fn decided(outcome: Outcome, was_unknown: bool) -> Option<Decided> {
     match outcome {
-        Outcome::Applied | Outcome::Unknown => Decided::Applied,
-        Outcome::Conflict(head) if was_unknown => Decided::Doubtful(head),
-        Outcome::Conflict(head) => Decided::Refused(head),
+        Outcome::Unknown => None,
+        Outcome::Applied => Some(Decided::Applied),
+        Outcome::Conflict(head) if was_unknown => Some(Decided::Doubtful(head)),
+        Outcome::Conflict(head) => Some(Decided::Refused(head)),
     }
 }

@@ -164,7 +164,7 @@ fn stretch(seen: &Seen, scan: &mut Scan) -> Option<(u64, u64)> {
     }
 }
 
-/// Reactions by key, the reader himself first; none that came after his head.
+/// Reactions by key, the reader himself first; none later than the `head` he may know of.
 fn counts(target: &Target, reader: &UserId, head: u64) -> Vec<ReactionCount> {
     let mut counts: Vec<ReactionCount> = Vec::new();
     for word in target.reactions.iter().filter(|word| word.add && word.conv_seq <= head) {

@@ -241,3 +241,114 @@ fn parse_row(record: &Bytes, reader: &mut Reader<'_>, before: &mut Before) -> Op
     let expires_at = if tag & HAS_EXPIRY != 0 { Some(reader.delta(before.at)?) } else { None };
     Some(RowWrite { key: RowKey { section, n, id: before.id.clone() }, value, expires_at })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by it")]
+mod tests {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
+
+    fn timeline() -> impl Strategy<Value = TimelineId> {
+        let conversation = "[a-zA-Z0-9._@:-]{1,20}".prop_filter_map("an id", |name| ConvId::parse(&name).ok());
+        let user = "[a-zA-Z0-9._@-]{1,20}".prop_filter_map("an id", |name| UserId::parse(&name).ok());
+        prop_oneof![conversation.prop_map(TimelineId::Conversation), user.prop_map(TimelineId::User)]
+    }
+
+    fn content() -> impl Strategy<Value = Bytes> {
+        vec(any::<u8>(), 0..40).prop_map(Bytes::from)
+    }
+
+    fn row() -> impl Strategy<Value = RowWrite> {
+        let key = (0..Section::ALL.len(), any::<u64>(), "[ -~\n]{0,3}");
+        (key, option::of(content()), option::of(any::<u64>())).prop_map(|((section, n, id), value, expires_at)| {
+            let key = RowKey { section: Section::ALL[section], n: n >> (n % 64), id: Arc::from(id) };
+            RowWrite { key, value, expires_at }
+        })
+    }
+
+    prop_compose! {
+        fn commit()(
+            timeline in timeline(),
+            numbers: [u64; 5],
+            attempt: u128,
+            entries in vec((any::<u64>(), content()), 0..4),
+            rewrite in vec((any::<u64>(), content()), 0..3),
+            rows in vec(row(), 0..5),
+        ) -> Commit {
+            let [seq, before, term, floor, fanned] = numbers;
+            let entries = entries.into_iter().map(|(at, data)| NewEntry { at, data }).collect();
+            let expected = Position { seq, term: before };
+            Commit { timeline, expected, term, attempt: Attempt(attempt), entries, rewrite, rows, floor, fanned }
+        }
+    }
+
+    /// Commits have no equality of their own: nobody but this asks.
+    fn show(commits: &[Commit]) -> Vec<String> {
+        commits.iter().map(|commit| format!("{commit:?}")).collect()
+    }
+
+    fn record(calls: &[Vec<Commit>]) -> Bytes {
+        let calls: Vec<Vec<u8>> = calls.iter().map(|call| encode_call(call)).collect();
+        let calls: Vec<&[u8]> = calls.iter().map(|call| &**call).collect();
+        Bytes::from(encode(9, 77, 0xabcd, &calls).0)
+    }
+
+    proptest! {
+        #[test]
+        fn commits_come_back(calls in vec(vec(commit(), 1..5), 0..4), shared in content()) {
+            let mut calls = calls;
+            for commit in calls.iter_mut().flatten() {
+                commit.entries.push(NewEntry { at: 5, data: shared.clone() });
+            }
+            let back = decode(&record(&calls)).unwrap();
+            prop_assert_eq!((back.commit_no, back.first_ordinal, back.previous), (9, 77, 0xabcd));
+            prop_assert_eq!(show(&back.commits), show(&calls.concat()));
+        }
+
+        #[test]
+        fn damaged_bytes_are_refused(calls in vec(vec(commit(), 1..3), 1..3), at: usize, bit in 0u8..8, cut: usize) {
+            let whole = record(&calls);
+            let mut damaged = whole.to_vec();
+            let at = at % damaged.len();
+            damaged[at] ^= 1 << bit;
+            prop_assert!(decode(&Bytes::from(damaged)).is_err());
+            prop_assert!(decode(&whole.slice(..cut % whole.len())).is_err());
+        }
+
+        /// As if the checksum happened to fit.
+        #[test]
+        fn nonsense_does_not_panic(
+            calls in vec(vec(commit(), 1..3), 1..3),
+            changes in vec((any::<usize>(), any::<u8>()), 1..9),
+        ) {
+            let mut body = record(&calls).to_vec();
+            for (at, byte) in changes {
+                let at = at % body.len();
+                body[at] = byte;
+            }
+            let body = Bytes::from(body);
+            parse(&body, &body[..body.len() - HASH], 0);
+        }
+    }
+
+    #[test]
+    fn a_fan_out_is_written_once() {
+        let content = Bytes::from(vec![b'x'; 1000]);
+        let member = |no: u64| Commit {
+            timeline: TimelineId::User(UserId::parse(&format!("user-{no}")).unwrap()),
+            expected: Position { seq: no, term: 0 },
+            term: 0,
+            attempt: Attempt(1 << 64 | u128::from(no)),
+            entries: vec![NewEntry { at: 1_700_000_000_000, data: content.clone() }],
+            rewrite: Vec::new(),
+            rows: Vec::new(),
+            floor: 0,
+            fanned: 0,
+        };
+        let call: Vec<Commit> = (0..100).map(member).collect();
+        let len = encode_call(&call).len();
+        assert!(len < 1000 + 100 * 24, "{len} bytes");
+    }
+}

@@ -1,0 +1,376 @@
+//! A device that is cut off, falls below the floor and comes back ends where one ends that was never
+//! behind: random histories on the real engine, three devices of one user, all that they show compared.
+//!
+//! `EVERLINE_SEED=n` runs one seed, `EVERLINE_SEEDS=n` that many.
+
+#![cfg(feature = "server")]
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
+mod client_support;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use client_support::{Faults, Shim, serve};
+use everline::client::state::{ConversationView, View};
+use everline::client::{Client, ConnectionState, Events, MemoryCache, Options, Preload, To};
+use everline::config::{Clock, Policy};
+use everline::engine::{Caller, Engine};
+use everline::hub::Hub;
+use everline::protocol::*;
+use everline::store::Store;
+use everline::store::sim::{Faults as StoreFaults, Sim, SimOptions};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+fn user(name: &str) -> UserId {
+    UserId::parse(name).unwrap()
+}
+
+struct World {
+    shim: Arc<Shim>,
+    url: String,
+    rng: SmallRng,
+    clock: Clock,
+    groups: Vec<ConvId>,
+    sent: u32,
+}
+
+struct Device {
+    name: &'static str,
+    cache: MemoryCache,
+    running: Option<(Client, Events)>,
+    seed: u64,
+}
+
+impl Device {
+    fn new(name: &'static str, seed: u64) -> Self {
+        Self { name, cache: MemoryCache::default(), running: None, seed }
+    }
+
+    fn start(&mut self, url: &str) {
+        self.seed += 1;
+        let options = Options::new(url, "alice", DeviceId::parse(self.name).unwrap());
+        let options = options.cache(self.cache.clone()).preload(Preload::History(u32::MAX)).seed(self.seed);
+        self.running.get_or_insert_with(|| Client::connect(options).unwrap());
+    }
+
+    async fn stop(&mut self) {
+        if let Some((client, _)) = self.running.take() {
+            client.close().await;
+        }
+    }
+
+    fn client(&self) -> &Client {
+        &self.running.as_ref().unwrap().0
+    }
+}
+
+impl World {
+    async fn new(seed: u64) -> Self {
+        let clock = Clock::simulated(1_795_000_000_000);
+        let options = SimOptions { seed, clock: clock.clone(), together: true, faults: StoreFaults::none() };
+        let store: Arc<dyn Store> = Arc::new(Sim::new(options).handle());
+        let policy = Policy { sync_max_entries: 15, ..Policy::default() };
+        let engine = Engine::new(store, Arc::new(Hub::default()), clock.clone(), policy, 1);
+        let shim = Arc::new(Shim { engine, faults: Faults::default(), seed });
+        let url = serve(Arc::clone(&shim)).await;
+        let rng = SmallRng::seed_from_u64(seed);
+        Self { shim, url, rng, clock, groups: vec![ConvId::direct(&user("alice"), &user("bob"))], sent: 0 }
+    }
+
+    async fn ask(&self, who: &str, request: Request) -> Option<AnswerBody> {
+        let caller = Caller { user: user(who), device: DeviceId::parse("driver").unwrap() };
+        self.shim.engine.submit(&caller, request).await.ok()
+    }
+
+    fn pick<'a>(&mut self, of: &[&'a str]) -> &'a str {
+        of[self.rng.random_range(0..of.len())]
+    }
+
+    fn body(&mut self) -> Body {
+        Body::from_value(&serde_json::json!({ "n": self.rng.random::<u32>() })).unwrap()
+    }
+
+    async fn head(&self, conv_id: &ConvId) -> u64 {
+        let history = Request::History { conv_id: conv_id.clone(), from: HistoryFrom::Newest, limit: 1 };
+        match self.ask("bob", history).await {
+            Some(AnswerBody::History { head_seq, .. }) => head_seq,
+            _ => 1,
+        }
+    }
+
+    async fn create(&mut self) {
+        let history = if self.rng.random() { HistoryMode::Full } else { HistoryMode::SinceJoin };
+        let mut members = vec![user("carol")];
+        if self.rng.random() {
+            members.push(user("alice"));
+        }
+        let op_id = MsgId::parse(&format!("op{}", self.groups.len())).unwrap();
+        let request = Request::Create { members, title: Some("t".into()), attributes: None, history, op_id };
+        if let Some(AnswerBody::Ok { conv_id: Some(conv_id), .. }) = self.ask("bob", request).await {
+            self.groups.push(conv_id);
+        }
+    }
+
+    /// One random act of somebody.
+    async fn act(&mut self) {
+        let later = self.rng.random_range(0..50);
+        self.clock.jump(later);
+        let conv_id = self.groups[self.rng.random_range(0..self.groups.len())].clone();
+        let head = self.head(&conv_id).await;
+        let target = self.rng.random_range(head.saturating_sub(12)..=head).max(1);
+        let who = self.pick(&["alice", "bob", "carol"]);
+        let request = match self.rng.random_range(0..100) {
+            0..40 => {
+                self.sent += 1;
+                let id = MsgId::parse(&format!("m{}", self.sent)).unwrap();
+                let (to, body) = (SendTo::Conv(conv_id), self.body());
+                Request::Send(Send { to, client_msg_id: id, body, reply_to: None, mentions: vec![] })
+            }
+            40..48 => Request::Recall { conv_id, target },
+            48..58 => Request::Edit { conv_id, target, body: self.body() },
+            58..70 => {
+                let (key, add) = (self.pick(&["+1", "ok"]).to_owned(), self.rng.random_bool(0.7));
+                Request::React { conv_id, target, key, add }
+            }
+            70..76 => {
+                let to = target + self.rng.random_range(0..3);
+                let request = Request::Delete { conv_id, ranges: vec![Range { from: target, to }] };
+                return drop(self.ask("alice", request).await);
+            }
+            76..78 => return drop(self.ask("alice", Request::Clear { conv_id, up_to: target }).await),
+            78..84 => Request::Read { conv_id, read_seq: target },
+            84..86 => {
+                let (muted, pinned) = (Some(self.rng.random()), Some(self.rng.random()));
+                let request = Request::Settings { conv_id, muted, pinned, hidden: None };
+                return drop(self.ask("alice", request).await);
+            }
+            86..88 => return self.create().await,
+            88..92 => {
+                let users = vec![user("alice")];
+                return drop(self.ask("bob", Request::Invite { conv_id, users }).await);
+            }
+            92..94 => {
+                let users = vec![user("alice")];
+                return drop(self.ask("bob", Request::Remove { conv_id, users }).await);
+            }
+            94..95 => Request::Leave { conv_id },
+            95..97 => {
+                let role = if self.rng.random() { Role::Admin } else { Role::Member };
+                let user_id = user(self.pick(&["alice", "carol"]));
+                return drop(self.ask("bob", Request::Role { conv_id, user_id, role }).await);
+            }
+            _ => {
+                let title = Some(format!("t{}", self.rng.random::<u16>()));
+                let attributes = self.rng.random_bool(0.5).then(|| self.body());
+                return drop(self.ask("bob", Request::Update { conv_id, title, attributes }).await);
+            }
+        };
+        drop(self.ask(who, request).await);
+    }
+
+    /// Waits until a device has applied everything and says so.
+    async fn caught_up(&mut self, device: &mut Device) {
+        let mut head = 0;
+        let engine = self.shim.engine.clone();
+        let (client, events) = device.running.as_mut().unwrap();
+        let wait = async {
+            loop {
+                head = engine.standing(&user("alice")).await.unwrap().head;
+                let (seen, stale) = client
+                    .look(|state| (state.seq(), state.conversations.values().any(|held| held.is_stale())))
+                    .await
+                    .expect("runs");
+                if seen == head && !stale && client.status() == ConnectionState::Live {
+                    return;
+                }
+                let _ = tokio::time::timeout(Duration::from_millis(20), events.next()).await;
+            }
+        };
+        if tokio::time::timeout(DEADLINE, wait).await.is_err() {
+            let state = client.state().await.unwrap();
+            let stale: Vec<_> = state.conversations.iter().filter(|(_, held)| held.is_stale()).collect();
+            panic!(
+                "{} stays at {} of {head}, {:?}, {:?} list {} {stale:#?}",
+                device.name,
+                state.seq(),
+                client.status(),
+                state.loading,
+                state.list_wanted
+            );
+        }
+    }
+
+    async fn view(&mut self, device: &mut Device) -> View {
+        self.caught_up(device).await;
+        let state = device.client().state().await.unwrap();
+        assert_eq!(state, device.cache.saved().state, "{}: saved is not what is shown", device.name);
+        state.view()
+    }
+
+    /// The unread numbers of the server, of conversations alice is in.
+    async fn check_unread(&self, view: &View) {
+        let request = Request::Conversations { active_after: None, page: None, limit: 1000 };
+        let Some(AnswerBody::Conversations { conversations, .. }) = self.ask("alice", request).await else { panic!() };
+        for row in conversations {
+            let shown = view.conversations.get(&row.conv_id).unwrap_or_else(|| panic!("{} missing", row.conv_id));
+            assert_eq!(shown.left, row.left_seq.is_some(), "{}", row.conv_id);
+            assert_eq!(shown.title, row.title, "{}", row.conv_id);
+            if !shown.left {
+                assert_eq!(shown.unread, row.unread, "unread of {} {row:?}", row.conv_id);
+            }
+        }
+    }
+}
+
+fn differences(a: &ConversationView, b: &ConversationView) -> String {
+    let mut out = String::new();
+    let seqs: BTreeSet<_> = a.messages.keys().chain(b.messages.keys()).collect();
+    for seq in seqs {
+        let (a, b) = (a.messages.get(seq), b.messages.get(seq));
+        if a != b {
+            out += &format!("{seq}: {a:?}\n   {b:?}\n");
+        }
+    }
+    let rest = |view: &ConversationView| ConversationView { messages: Default::default(), ..view.clone() };
+    out + &format!("{:?}\n{:?}", rest(a), rest(b))
+}
+
+/// A recall after one has left is told to nobody who has left: only one who asks again sees a stub.
+fn same(one: &View, other: &View) -> Result<(), String> {
+    let ids: BTreeSet<_> = one.conversations.keys().chain(other.conversations.keys()).collect();
+    for id in ids {
+        let (Some(a), Some(b)) = (one.conversations.get(id), other.conversations.get(id)) else {
+            return Err(format!("{id} is missing on one side"));
+        };
+        let (mut a, mut b) = (a.clone(), b.clone());
+        // `created` does not tell who the owner is (the server sorts the members).
+        for role in [&mut a, &mut b].into_iter().filter_map(|view| view.members.as_mut()).flat_map(|m| m.values_mut()) {
+            *role = if *role == Role::Owner { Role::Member } else { *role };
+        }
+        if a.left && b.left {
+            let seqs: Vec<u64> = a.messages.keys().copied().collect();
+            for seq in seqs {
+                let gone =
+                    |view: &ConversationView| view.messages.get(&seq).is_some_and(|message| message.body.is_none());
+                if gone(&a) || gone(&b) {
+                    let _ = (a.messages.remove(&seq), b.messages.remove(&seq));
+                }
+            }
+            (a.unread, b.unread) = (0, 0);
+            for message in a.messages.values_mut().chain(b.messages.values_mut()) {
+                message.reactions.clear();
+            }
+        }
+        if a != b {
+            return Err(format!("{id}\n{}", differences(&a, &b)));
+        }
+    }
+    Ok(())
+}
+
+async fn all_sent(device: &Device) {
+    let empty = async {
+        while !device.client().outbox().await.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, empty).await.expect("the outbox gets empty");
+}
+
+async fn run(seed: u64) -> u32 {
+    let mut world = World::new(seed).await;
+    let mut steady = Device::new("steady", seed << 8);
+    let mut flaky = Device::new("flaky", (seed << 8) + (1 << 40));
+    steady.start(&world.url);
+    world.caught_up(&mut steady).await;
+    flaky.start(&world.url);
+    for round in 0..12 {
+        let faulty = world.rng.random_bool(0.7);
+        world.shim.faults.set(if faulty { 30 } else { 0 }, 100, 100, if faulty { 100 } else { 0 });
+        if world.rng.random_bool(0.5) {
+            flaky.stop().await;
+        }
+        for act in 0..world.rng.random_range(1..40) {
+            world.act().await;
+            if act % 4 == 3 {
+                world.caught_up(&mut steady).await;
+            }
+            if world.rng.random_bool(0.04) {
+                flaky.start(&world.url);
+            }
+            if world.rng.random_bool(0.1) && flaky.running.is_some() {
+                // The outbox, over whatever happens to the connection.
+                let body = world.body();
+                let to = To::User(user("bob"));
+                let message = everline::client::Outgoing::new(to, body);
+                drop(flaky.client().queue(message).await.unwrap());
+            }
+            if world.rng.random_bool(0.05) {
+                flaky.stop().await;
+            }
+        }
+        world.caught_up(&mut steady).await;
+        flaky.start(&world.url);
+        if world.rng.random_bool(0.5) {
+            continue;
+        }
+        world.shim.faults.set(0, 50, 50, 30);
+        world.caught_up(&mut flaky).await;
+        all_sent(&flaky).await;
+        let expected = world.view(&mut steady).await;
+        let got = world.view(&mut flaky).await;
+        if let Err(error) = same(&expected, &got) {
+            let state = flaky.client().state().await.unwrap();
+            let conv_id = ConvId::parse(error.split('\n').next().unwrap()).unwrap();
+            let held = state.conversations.get(&conv_id).map(|held| everline::client::state::ConversationState {
+                messages: Default::default(),
+                changes: Default::default(),
+                ..held.clone()
+            });
+            panic!("seed {seed} round {round}: {error}\n{held:?}");
+        }
+        world.check_unread(&expected).await;
+    }
+    let mut fresh = Device::new("fresh", 7);
+    fresh.start(&world.url);
+    world.shim.faults.set(0, 0, 0, 0);
+    flaky.start(&world.url);
+    world.caught_up(&mut flaky).await;
+    all_sent(&flaky).await;
+    let expected = world.view(&mut steady).await;
+    for device in [&mut flaky, &mut fresh] {
+        let got = world.view(device).await;
+        same(&expected, &got).unwrap_or_else(|error| panic!("seed {seed} {} at the end: {error}", device.name));
+    }
+    world.shim.faults.resets.load(Ordering::Relaxed)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_was_reset_shows_what_one_shows_that_was_never_behind() {
+    let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    let seeds = match number("EVERLINE_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("EVERLINE_SEEDS").unwrap_or(8),
+    };
+    let mut resets = 0;
+    let mut running = tokio::task::JoinSet::new();
+    for seed in seeds.clone() {
+        if running.len() >= 8 {
+            resets += running.join_next().await.unwrap().unwrap();
+        }
+        running.spawn(run(seed));
+    }
+    while let Some(done) = running.join_next().await {
+        resets += done.unwrap();
+    }
+    println!("{resets} resets in seeds {seeds:?}");
+    if seeds.end - seeds.start > 4 {
+        assert!(resets > 15, "only {resets} resets: the test is blind");
+    }
+}
