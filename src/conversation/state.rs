@@ -111,15 +111,14 @@ impl Conversation {
         self.roster = None;
     }
 
-    /// The present members.
+    /// The present members, by id: the order of deliveries follows from the log alone.
     pub fn roster(&mut self) -> Arc<[(UserId, Arc<Member>)]> {
         let members = &self.members;
         let build = || {
-            members
-                .iter()
-                .filter(|(_, member)| member.present())
-                .map(|(user, member)| (user.clone(), Arc::clone(member)))
-                .collect()
+            let present = members.iter().filter(|(_, member)| member.present());
+            let mut roster: Vec<_> = present.map(|(user, member)| (user.clone(), Arc::clone(member))).collect();
+            roster.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+            roster.into()
         };
         Arc::clone(self.roster.get_or_insert_with(build))
     }

@@ -236,7 +236,11 @@ impl Inner {
                 Ok(AnswerBody::Sent { conv_seq, .. } | AnswerBody::Ok { conv_seq: Some(conv_seq), .. }) => *conv_seq,
                 _ => 0,
             };
-            let Some(progress) = self.deliver_to(id, state, &caller, named).await else {
+            let under_way = match planted(Bug::DuplicateBeforeOwnEffect) {
+                true => None,
+                false => self.deliver_to(id, state, &caller, named).await,
+            };
+            let Some(progress) = under_way else {
                 drop(reply.send(answer));
                 continue;
             };
@@ -609,9 +613,9 @@ fn recipients_of(conversation: &Conversation, entries: &[Appended]) -> Arc<[(Use
         }
         entries.iter().any(|entry| member.addressed(entry.seq, entry.header.kind, entry.header.target, mode))
     };
-    conversation
-        .everyone()
-        .filter(|(_, member)| addressed(member))
-        .map(|(user, member)| (user.clone(), Arc::clone(member)))
-        .collect()
+    let found = conversation.everyone().filter(|(_, member)| addressed(member));
+    let mut found: Vec<_> = found.map(|(user, member)| (user.clone(), Arc::clone(member))).collect();
+    // By id, as the roster is: the order of deliveries follows from the log alone.
+    found.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    found.into()
 }

@@ -4,7 +4,7 @@
 //! their targets last, so nothing recalled, deleted or superseded meanwhile is served. A page that does
 //! not start at the cursor + 1 or is not dense is never sent.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::{Inner, Refusal, Standing, unavailable};
@@ -168,7 +168,7 @@ impl Inner {
         timeline: &TimelineId,
         pointers: &[(u64, Pointer<'a, &'a str>)],
     ) -> Result<HashMap<&'a str, Source>> {
-        let mut needed: HashMap<&'a str, Vec<u64>> = HashMap::new();
+        let mut needed: BTreeMap<&'a str, Vec<u64>> = BTreeMap::new();
         for (_, pointer) in pointers {
             if let Pointer::Log { conv_id, conv_seq, .. } = pointer {
                 needed.entry(conv_id).or_default().push(*conv_seq);

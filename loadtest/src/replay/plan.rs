@@ -312,14 +312,7 @@ impl<'a> Planner<'a> {
         let Some(by) = self.somebody() else { return };
         match self.random.random_range(0..1000) {
             0..15 => self.recall(by),
-            15..30 => {
-                if let Some(target) = self.own(&by) {
-                    let version = self.edits.entry(target).or_default();
-                    *version += 1;
-                    let version = *version;
-                    self.steps.push(Step::Edit { target, by, version });
-                }
-            }
+            15..30 => self.edit(by),
             30..60 => {
                 if let (Some(target), Some(key)) = (self.target(&by), KEYS.choose(&mut self.random)) {
                     let reaction = (target, by.clone(), *key);
@@ -339,14 +332,7 @@ impl<'a> Planner<'a> {
             115..125 => self.again(),
             125..127 => self.steps.push(Step::Mute { muted: self.random.random_bool(0.7), by }),
             127..130 => self.leave(message, by),
-            130 => {
-                if let Some(up_to) = self.target(&by) {
-                    if let Some(mind) = self.users.get_mut(&by) {
-                        mind.cleared = mind.cleared.max(Some(up_to));
-                    }
-                    self.steps.push(Step::Clear { up_to, by });
-                }
-            }
+            130 => self.clear(by),
             131 if by != self.owner && self.admins.insert(by.clone()) => self.steps.push(Step::Promote { user: by }),
             _ => {}
         }
@@ -359,6 +345,24 @@ impl<'a> Planner<'a> {
         if let Some(target) = target {
             self.recalled.insert(target);
             self.steps.push(Step::Recall { target, by });
+        }
+    }
+
+    fn edit(&mut self, by: UserId) {
+        if let Some(target) = self.own(&by) {
+            let version = self.edits.entry(target).or_default();
+            *version += 1;
+            let version = *version;
+            self.steps.push(Step::Edit { target, by, version });
+        }
+    }
+
+    fn clear(&mut self, by: UserId) {
+        if let Some(up_to) = self.target(&by) {
+            if let Some(mind) = self.users.get_mut(&by) {
+                mind.cleared = mind.cleared.max(Some(up_to));
+            }
+            self.steps.push(Step::Clear { up_to, by });
         }
     }
 
