@@ -232,6 +232,7 @@ impl Inner {
     ) {
         for ((caller, _, reply), answer) in requests.into_iter().zip(decisions) {
             let named = match &answer {
+                _ if planted(Bug::DuplicateBeforeOwnEffect) => 0,
                 Ok(AnswerBody::Sent { conv_seq, .. } | AnswerBody::Ok { conv_seq: Some(conv_seq), .. }) => *conv_seq,
                 _ => 0,
             };

@@ -36,6 +36,7 @@ pub async fn what_changes_nothing_is_judged_by_the_log() -> Proof {
     };
     a.ask("bob", muted(true)).await?;
     b.ask("bob", muted(false)).await?;
+    ensure!(!a.summary("bob", &conv).await?.settings.muted, "bob has taken the mute away");
     a.ask("bob", muted(true)).await?;
     ensure!(b.summary("bob", &conv).await?.settings.muted, "bob muted the conversation last");
     Ok(())

@@ -20,7 +20,8 @@ pub async fn a_receipt_survives_death_at_any_write() -> Proof {
             a.gate.kill_at(write, when);
             a.start("bob", read(&conv, 1));
             rest().await;
-            b.ask("bob", read(&conv, 1)).await?;
+            // A node that has nothing of bob's in memory.
+            world.node().ask("bob", read(&conv, 1)).await?;
             rest().await;
             let log = b.log("alice").await?;
             let receipts = log.iter().filter(|entry| entry.starts_with("receipt")).count();
