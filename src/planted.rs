@@ -42,6 +42,10 @@ bugs! {
     DoubtTakenForOurs,
     /// 2: after an unknown outcome the head is read and the entry numbered anew.
     RenumberedAfterUnknown,
+    /// 2: sessions are not told of what a refusal has revealed.
+    RefusalToldToNobody,
+    /// 2: timelines that are decided wait for one that is not.
+    OneHoldsUpAll,
     /// 3: no mark is written.
     NoMark,
     /// 3: the mark is written after the append.

@@ -140,19 +140,23 @@ impl Inner {
                 committing.push(index);
             }
         }
-        let mut refused = vec![false; works.len()];
+        let mut outcomes = vec![Decided::Applied; works.len()];
         if !commits.is_empty() {
             let decided = commit_until_decided(&self.store, commits).await;
             for (index, outcome) in committing.into_iter().zip(decided) {
-                // A user's lane never asks whose it was: reloaded and redone, its rows make it once.
-                if let Some(flag) = refused.get_mut(index) {
-                    *flag = outcome != Decided::Applied;
+                if let Some(slot) = outcomes.get_mut(index) {
+                    *slot = outcome;
                 }
             }
         }
         let (mut again, mut done) = (Vec::new(), Vec::new());
-        for (mut work, refused) in works.into_iter().zip(refused) {
-            if refused {
+        for (mut work, outcome) in works.into_iter().zip(outcomes) {
+            // A user's lane never asks whose it was: reloaded and redone, its rows make it once. What
+            // stands there already is not pushed again, so sessions are told to read it.
+            if let Decided::Refused(now) | Decided::Doubtful(now) = outcome {
+                if !planted(Bug::RefusalToldToNobody) {
+                    self.hub.moved(&work.user, now.position.seq);
+                }
                 match work.inbox.as_mut().filter(|_| planted(Bug::InboxKeptAfterRefusal)) {
                     Some(inbox) => inbox.head = self.store.head(&inbox.timeline).await.unwrap_or_default(),
                     None => work.inbox = None,
