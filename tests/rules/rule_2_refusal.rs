@@ -125,6 +125,23 @@ pub async fn sessions_are_told_of_what_a_refusal_reveals() -> Proof {
     Ok(())
 }
 
+/// A call of the store takes long because of one timeline: members of other calls do not wait for it.
+pub async fn a_slow_call_holds_up_no_other_call() -> Proof {
+    let world = World::apart();
+    let node = world.node();
+    let names: Vec<String> = (0..300).map(|n| format!("u{n:03}")).collect();
+    let conv = node.create(&names.iter().map(String::as_str).collect::<Vec<_>>()).await?;
+    rest().await;
+    let first = node.gate.hold(of("u000"), When::Before);
+    node.send("alice", &conv, "m2").await?;
+    first.reached().await;
+    rest().await;
+    ensure_eq!(node.log("u299").await?.len(), 2, "the last member's log");
+    first.release();
+    rest().await;
+    all_delivered(&world, &conv)
+}
+
 /// bob's timeline cannot be written for a while; carol and alice go on.
 pub async fn a_timeline_that_is_away_holds_up_no_other() -> Proof {
     let (world, a, _b, conv) = World::two_nodes().await?;
