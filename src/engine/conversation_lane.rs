@@ -22,7 +22,7 @@ const BATCH: usize = 64;
 /// Members up to which the deliveries go into the message's own commit; more go in a task of their
 /// own, so that nobody else's message waits behind them.
 const INLINE_MEMBERS: usize = 512;
-/// Lanes committed in one call by that task.
+/// Lanes committed in one call.
 const CHUNK: usize = 256;
 /// Fan-outs of one conversation under way at once; further requests wait for the oldest.
 const FAN_OUTS: usize = 256;
@@ -495,22 +495,17 @@ impl Inner {
         self.drive_in_chunks(others);
     }
 
-    /// Drives lanes in a task of their own, some hundreds a commit.
+    /// Drives lanes some hundreds a commit, each such group in a task of its own: one does not wait for
+    /// another's slowest timeline, nor until its busiest lane is empty.
     fn drive_in_chunks(self: &Arc<Self>, works: Vec<UserWork>) {
-        if works.is_empty() {
-            return;
-        }
-        let this = Arc::clone(self);
-        tokio::spawn(async move {
-            let mut works = works.into_iter();
-            loop {
-                let chunk: Vec<_> = works.by_ref().take(CHUNK).collect();
-                if chunk.is_empty() {
-                    return;
-                }
-                Arc::clone(&this).drive_users(chunk).await;
+        let mut works = works.into_iter();
+        loop {
+            let chunk: Vec<_> = works.by_ref().take(CHUNK).collect();
+            if chunk.is_empty() {
+                return;
             }
-        });
+            tokio::spawn(Arc::clone(self).drive_users(chunk));
+        }
     }
 
     /// Delivers entries (after, head] of the log to all they are addressed to, and waits for it.

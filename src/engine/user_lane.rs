@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 
 use super::{Answer, Inner, Refusal};
@@ -14,7 +15,7 @@ use crate::hub::{Hub, Live};
 use crate::planted::{Bug, planted};
 use crate::protocol::{AnswerBody, ClientInfo, DeviceId, ErrorCode, Request, UserId};
 use crate::store::{Attempt, Commit, Head, Result};
-use crate::timeline::{Decided, Draft, Lane, commit_until_decided};
+use crate::timeline::{Decided, Draft, Lane, commit_again, commit_once};
 
 /// Items of one lane in one commit.
 const BATCH: usize = 256;
@@ -131,7 +132,8 @@ impl Inner {
     }
 
     /// Commits what was built and finishes what was applied; what was refused keeps its items and is
-    /// built anew from the store (rule 2).
+    /// built anew from the store (rule 2). Lanes whose outcome is not known yet go on by themselves: a
+    /// timeline that is away holds up no other.
     async fn commit_works(self: &Arc<Self>, mut works: Vec<UserWork>) -> Vec<UserWork> {
         let (mut commits, mut committing) = (Vec::new(), Vec::new());
         for (index, work) in works.iter_mut().enumerate() {
@@ -140,17 +142,52 @@ impl Inner {
                 committing.push(index);
             }
         }
-        let mut outcomes = vec![Decided::Applied; works.len()];
+        let mut outcomes = vec![Some(Decided::Applied); works.len()];
+        let mut open = Vec::new();
         if !commits.is_empty() {
-            let decided = commit_until_decided(&self.store, commits).await;
+            let (mut decided, undecided) = commit_once(&self.store, commits).await;
+            open = undecided;
+            if planted(Bug::OneHoldsUpAll) {
+                commit_again(&self.store, std::mem::take(&mut open), &mut decided).await;
+            }
             for (index, outcome) in committing.into_iter().zip(decided) {
                 if let Some(slot) = outcomes.get_mut(index) {
                     *slot = outcome;
                 }
             }
         }
+        let (mut done, mut undecided) = (Vec::new(), Vec::new());
+        for (work, outcome) in works.into_iter().zip(outcomes) {
+            match outcome {
+                Some(outcome) => done.push((work, outcome)),
+                None => undecided.push(work),
+            }
+        }
+        for (work, (_, commit)) in undecided.into_iter().zip(open) {
+            tokio::spawn(Arc::clone(self).decide_late(work, commit));
+        }
+        self.conclude(done).await
+    }
+
+    /// Goes on with one lane until its commit is decided and its queue empty.
+    async fn decide_late(self: Arc<Self>, work: UserWork, commit: Commit) {
+        let mut outcome = [None];
+        commit_again(&self.store, vec![(0, commit)], &mut outcome).await;
+        if let [Some(outcome)] = outcome {
+            let again = self.conclude(vec![(work, outcome)]).await;
+            self.drive_on(again).await;
+        }
+    }
+
+    /// [`Inner::drive_users`], boxed: it leads back to where it is called from.
+    fn drive_on(self: Arc<Self>, works: Vec<UserWork>) -> BoxFuture<'static, ()> {
+        Box::pin(self.drive_users(works))
+    }
+
+    /// Finishes lanes that were applied; gives back those that are to be driven on.
+    async fn conclude(self: &Arc<Self>, decided: Vec<(UserWork, Decided)>) -> Vec<UserWork> {
         let (mut again, mut done) = (Vec::new(), Vec::new());
-        for (mut work, outcome) in works.into_iter().zip(outcomes) {
+        for (mut work, outcome) in decided {
             // A user's lane never asks whose it was: reloaded and redone, its rows make it once. What
             // stands there already is not pushed again, so sessions are told to read it.
             if let Decided::Refused(now) | Decided::Doubtful(now) = outcome {

@@ -75,6 +75,9 @@ promises! {
     rule_2_refusal::an_unknown_commit_that_was_not_applied_is_decided_anew notices
         [DoubtTakenForOurs, UnknownTakenForApplied],
     rule_2_refusal::a_request_that_arrives_late_is_the_same_request notices [RenumberedAfterUnknown],
+    rule_2_refusal::sessions_are_told_of_what_a_refusal_reveals notices [RefusalToldToNobody],
+    rule_2_refusal::a_timeline_that_is_away_holds_up_no_other notices [OneHoldsUpAll],
+    rule_2_refusal::a_slow_call_holds_up_no_other_call notices [],
     rule_3_marks::a_message_whose_node_dies_is_finished_by_another notices [NoMark, MarkAfterAppend],
     rule_3_marks::a_node_wrongly_taken_for_dead_is_fenced_off notices [NoFence],
     rule_3_marks::a_mark_holds_only_under_its_term notices [MarkOutlivesTerm],

@@ -105,3 +105,55 @@ pub async fn a_request_that_arrives_late_is_the_same_request() -> Proof {
     ensure_eq!(times(&world, &conv, "m2")?, 1, "alice's message");
     all_delivered(&world, &conv)
 }
+
+/// bob's session is here; what this node committed for him without knowing it, and what another node
+/// committed, it must not find out at the next heartbeat only.
+pub async fn sessions_are_told_of_what_a_refusal_reveals() -> Proof {
+    let (_world, a, b, conv) = World::two_nodes().await?;
+    let seat = a.hub.register(&user("bob"), &caller("bob").device);
+    ensure!(seat.follow(1), "bob's session follows");
+    a.gate.unknown(of("bob"), Fate::AnswerLost);
+    a.send("alice", &conv, "m2").await?;
+    rest().await;
+    ensure_eq!(seat.newest(), 2, "what bob's session knows of");
+    ensure!(seat.follow(2), "bob's session follows again");
+    b.send("alice", &conv, "m3").await?;
+    rest().await;
+    a.ask("bob", read(&conv, 3)).await?;
+    ensure!(!seat.follow(2), "bob's session would go on without entry 3");
+    ensure_eq!(seat.newest(), 4, "what bob's session knows of");
+    Ok(())
+}
+
+/// A call of the store takes long because of one timeline: members of other calls do not wait for it.
+pub async fn a_slow_call_holds_up_no_other_call() -> Proof {
+    let world = World::apart();
+    let node = world.node();
+    let names: Vec<String> = (0..300).map(|n| format!("u{n:03}")).collect();
+    let conv = node.create(&names.iter().map(String::as_str).collect::<Vec<_>>()).await?;
+    rest().await;
+    let first = node.gate.hold(of("u000"), When::Before);
+    node.send("alice", &conv, "m2").await?;
+    first.reached().await;
+    rest().await;
+    ensure_eq!(node.log("u299").await?.len(), 2, "the last member's log");
+    first.release();
+    rest().await;
+    all_delivered(&world, &conv)
+}
+
+/// bob's timeline cannot be written for a while; carol and alice go on.
+pub async fn a_timeline_that_is_away_holds_up_no_other() -> Proof {
+    let (world, a, _b, conv) = World::two_nodes().await?;
+    for _ in 0..20 {
+        a.gate.unknown(of("bob"), Fate::Lost);
+    }
+    for id in ["m2", "m3"] {
+        a.send("alice", &conv, id).await?;
+        rest().await;
+    }
+    ensure_eq!(a.log("bob").await?.len(), 1, "bob's log while his timeline is away");
+    ensure_eq!(a.log("carol").await?.len(), 3, "carol's log meanwhile");
+    tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+    all_delivered(&world, &conv)
+}
