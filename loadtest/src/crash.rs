@@ -45,9 +45,8 @@ pub(crate) async fn run(args: &Args, target: &mut Target, seed: u64) -> Result<R
     let group = group::load(&group, kills.clone(), &target.door()).await?;
     let load = oneone::load(&pairs, kills)?.join(group)?;
     load.run(target).await?.into_report(&mut report);
-    let finished = target.metric("everline_recovered_fanouts_total").await;
-    if let Some(finished) = finished {
-        report.figure("fan_outs_finished_after_last_start", finished, "");
+    if let Some(finished) = target.recovered_fan_outs() {
+        report.count("interrupted_fan_outs_finished", finished);
     }
     Ok(report)
 }

@@ -46,16 +46,9 @@ impl Crowd {
                 let slot = slots.acquire_owned().await;
                 let entered = enter(&door, index, device, resume).await;
                 drop(slot);
-                let wire = match entered {
-                    Ok((wire, arrival)) => {
-                        let told = arrivals.send(Ok(arrival)).await;
-                        told.is_ok().then_some(wire)
-                    }
-                    Err(error) => {
-                        let _ = arrivals.send(Err(error)).await;
-                        None
-                    }
-                };
+                let (wire, arrival) =
+                    entered.map(|(wire, arrival)| (Some(wire), Ok(arrival))).unwrap_or_else(|e| (None, Err(e)));
+                let _ = arrivals.send(arrival).await;
                 // Kept senders would keep the receiver waiting.
                 drop(arrivals);
                 if let Some(wire) = wire {

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
 use crate::load::{Kills, Load, Timing, body_text};
-use crate::peer::{Part, Sending};
+use crate::part::{Part, Sending};
 use crate::stats::Report;
 use crate::target::{Door, Target};
 use crate::wire::{Frame, Wire};

@@ -13,7 +13,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::peer::{Outcome, Part, Peer, Phase, Shared};
+use crate::part::{Outcome, Part, Phase, Shared};
+use crate::peer::Peer;
 use crate::server::Usage;
 use crate::stats::{Latency, Report, per_second};
 use crate::target::{Target, progress};
@@ -202,10 +203,7 @@ impl Load {
             if over {
                 break;
             }
-            if let Some(finished) = devices.try_join_next() {
-                finished??;
-                bail!("a device stopped before the end");
-            }
+            all_there(devices)?;
             if kills.next_if(|at| started.elapsed() >= **at).is_some() {
                 let server = target.server()?;
                 server.kill9().await?;
@@ -254,6 +252,16 @@ impl Reading {
     }
 }
 
+fn all_there(devices: &mut JoinSet<Result<Outcome>>) -> Result<()> {
+    match devices.try_join_next() {
+        None => Ok(()),
+        Some(finished) => {
+            finished??;
+            bail!("a device stopped before the end")
+        }
+    }
+}
+
 /// Waits until every message is answered and has reached every receiver.
 async fn drain(shared: &Shared, devices: &mut JoinSet<Result<Outcome>>) -> Result<()> {
     let mut last = (Instant::now(), 0);
@@ -268,10 +276,7 @@ async fn drain(shared: &Shared, devices: &mut JoinSet<Result<Outcome>>) -> Resul
         if delivered + acked != last.1 {
             last = (Instant::now(), delivered + acked);
         }
-        if let Some(finished) = devices.try_join_next() {
-            finished??;
-            bail!("a device stopped before the end");
-        }
+        all_there(devices)?;
         sleep(Duration::from_millis(5)).await;
     }
 }
@@ -283,19 +288,6 @@ async fn judge(mut devices: JoinSet<Result<Outcome>>) -> Result<Outcome> {
     }
     total.faults.out_of_order += total.unordered;
     Ok(total)
-}
-
-impl Outcome {
-    fn add(&mut self, other: &Self) {
-        self.faults += other.faults;
-        self.unordered += other.unordered;
-        self.gaps += other.gaps;
-        self.holes += other.holes;
-        self.duplicates_answered += other.duplicates_answered;
-        self.retried += other.retried;
-        self.reconnects += other.reconnects;
-        self.resets += other.resets;
-    }
 }
 
 impl Results {
@@ -322,6 +314,18 @@ impl Results {
         report.count("lost", self.total.faults.lost);
         report.count("duplicated", self.total.faults.duplicated);
         report.count("out_of_order", self.total.faults.out_of_order);
+        self.write_rare(report);
+        if self.total.faults.any() || self.total.holes > 0 {
+            report.fail("messages lost, doubled or out of order");
+        }
+        let open = self.shared.open.load(Relaxed);
+        if open > 0 {
+            report.fail(format!("{open} messages were never answered"));
+        }
+    }
+
+    /// What is worth a line only when it happened.
+    fn write_rare(&self, report: &mut Report) {
         let rare = [
             ("kills", self.kills),
             ("reconnects", self.total.reconnects),
@@ -332,13 +336,6 @@ impl Results {
         ];
         for (name, count) in rare.into_iter().filter(|(_, count)| *count > 0) {
             report.count(name, count);
-        }
-        if self.total.faults.any() || self.total.holes > 0 {
-            report.fail("messages lost, doubled or out of order");
-        }
-        let open = self.shared.open.load(Relaxed);
-        if open > 0 {
-            report.fail(format!("{open} messages were never answered"));
         }
     }
 }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `target`, `server` | the server under test: a child process, or one that runs already |
 //! | `wire`, `tracker`, `timer` | the raw client, counting faults, waking on time |
-//! | `peer`, `load` | one device under load; conducting many |
+//! | `part`, `peer`, `load` | one device under load; conducting many |
 //! | `oneone`, `group`, `crash` | loads made of them |
 //! | `catchup`, `crowd`, `idle`, `storm` | coming back, staying, coming back all at once |
 //! | `replay` | real chat logs, and an oracle that says what every device must hold |
@@ -20,6 +20,7 @@ mod group;
 mod idle;
 mod load;
 mod oneone;
+mod part;
 mod peer;
 mod replay;
 mod server;

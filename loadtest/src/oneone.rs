@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::load::{Kills, Load, Timing, body_text};
-use crate::peer::{Part, Sending};
+use crate::part::{Part, Sending};
 use crate::stats::Report;
 use crate::target::Target;
 

@@ -148,6 +148,12 @@ impl Server {
         format!("end of the server's log:\n  {}", tail.join("\n  "))
     }
 
+    /// Sum of the number `field` over all lines of the log that hold `text`.
+    pub(crate) fn logged(&self, text: &str, field: &str) -> u64 {
+        let log = std::fs::read(log_path(self.home.path())).unwrap_or_default();
+        logged(&String::from_utf8_lossy(&log), text, field)
+    }
+
     async fn wait_ready(&mut self) -> Result<()> {
         let deadline = Instant::now() + READY_DEADLINE;
         let mut last = String::from("no answer yet");
@@ -172,7 +178,7 @@ fn log_path(home: &Path) -> PathBuf {
 
 fn spawn(options: &Options, home: &Path, addr: SocketAddr) -> Result<Child> {
     let log = std::fs::File::options().create(true).append(true).open(log_path(home))?;
-    let level = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".into());
+    let level = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn,everline::server=info".into());
     Command::new(&options.bin)
         .arg("serve")
         .args(serve_flags(options, home, addr))
@@ -221,7 +227,7 @@ fn free_address() -> Result<SocketAddr> {
 }
 
 /// A plain `GET`; status and body.
-pub(crate) async fn get(addr: SocketAddr, path: &str) -> Result<(u16, String)> {
+async fn get(addr: SocketAddr, path: &str) -> Result<(u16, String)> {
     let exchange = async {
         let mut stream = TcpStream::connect(addr).await?;
         let request = format!("GET {path} HTTP/1.0\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
@@ -277,6 +283,19 @@ fn cpu_ticks(stat: &str) -> Option<u64> {
     Some(user + system)
 }
 
+/// `field=5` or `"field":5`, with or without colours around the `=`.
+fn logged(log: &str, text: &str, field: &str) -> u64 {
+    let lines = log.lines().filter(|line| line.contains(text));
+    let numbers = lines.filter_map(|line| {
+        let (_, behind) = line.rsplit_once(field)?;
+        let plain = behind.replace("\u{1b}[0m", "").replace("\u{1b}[2m", "");
+        let digits = plain.trim_start_matches(['"', ':', '=', ' ']);
+        let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+        digits.get(..end)?.parse::<u64>().ok()
+    });
+    numbers.sum()
+}
+
 /// The number behind `name` in a `/proc` table.
 fn field(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
@@ -294,6 +313,13 @@ mod tests {
         assert_eq!(cpu_ticks("7 (short) S 1"), None);
         assert_eq!(field("rchar: 1\nwrite_bytes: 4096\n", "write_bytes:"), Some(4096));
         assert_eq!(field("RssAnon:\t  812 kB\n", "RssAnon:"), Some(812));
+    }
+
+    #[test]
+    fn numbers_are_found_in_each_form_of_log() {
+        let log = "INFO left undone conversations=3\nINFO other conversations=9\n\
+            INFO left undone \u{1b}[3mconversations\u{1b}[0m\u{1b}[2m=\u{1b}[0m4\n{\"message\":\"left undone\",\"conversations\":5}";
+        assert_eq!(logged(log, "left undone", "conversations"), 12);
     }
 
     #[test]

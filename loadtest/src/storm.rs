@@ -6,11 +6,11 @@
 use anyhow::Result;
 use tokio::time::Instant;
 
-use crate::catchup::send_many;
+use crate::catchup::{Behind, send_many};
 use crate::crowd::{Crowd, newcomers};
 use crate::group;
 use crate::stats::{Latency, Report, per_second};
-use crate::target::Target;
+use crate::target::{Door, Target};
 use crate::wire::allow_sockets;
 
 /// Users in one group of those that make the missed entries.
@@ -58,15 +58,7 @@ pub(crate) async fn run(args: &Args, target: &mut Target) -> Result<Report> {
         if args.kill {
             restarts.record(target.server()?.restart().await?);
         }
-        for (number, users) in devices.chunks(GROUP).enumerate().filter(|_| args.messages > 0) {
-            let writer = format!("storm-writer{number}");
-            let mut members = vec![writer.clone()];
-            members.extend(users.iter().map(|device| device.user.clone()));
-            let name = format!("storm{round}-{number}");
-            let conv_id = group::create(&door, &members, &name).await?;
-            let body = crate::load::body_text(args.body);
-            send_many(&door, &writer, &conv_id, args.messages - 1, &body).await?;
-        }
+        miss(args, &door, &devices, round).await?;
         let began = Instant::now();
         crowd = Crowd::connect(&door, devices, true, at_once).await?;
         slowest.record(began.elapsed());
@@ -84,4 +76,18 @@ pub(crate) async fn run(args: &Args, target: &mut Target) -> Result<Report> {
         report.fail(format!("{entries} entries of {expected} arrived"));
     }
     Ok(report)
+}
+
+/// Lets every user miss some entries, by groups of them.
+async fn miss(args: &Args, door: &Door, devices: &[Behind], round: usize) -> Result<()> {
+    let body = crate::load::body_text(args.body);
+    for (number, users) in devices.chunks(GROUP).enumerate().filter(|_| args.messages > 0) {
+        let writer = format!("storm-writer{number}");
+        let mut members = vec![writer.clone()];
+        members.extend(users.iter().map(|device| device.user.clone()));
+        let conv_id = group::create(door, &members, &format!("storm{round}-{number}")).await?;
+        // `created` is one of the entries.
+        send_many(door, &writer, &conv_id, args.messages - 1, &body).await?;
+    }
+    Ok(())
 }

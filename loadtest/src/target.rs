@@ -12,7 +12,7 @@ use jsonwebtoken::{EncodingKey, Header, encode};
 use rand::{Rng as _, SeedableRng as _};
 use serde::Serialize;
 
-use crate::server::{Options, Server, Usage, get};
+use crate::server::{Options, Server, Usage};
 
 /// Options of every command.
 #[derive(Clone, Debug, clap::Args)]
@@ -117,13 +117,11 @@ impl Target {
         Usage::of(Some(pid)).ok()
     }
 
-    /// Sum of a metric over its labels; `None` when the server does not tell it.
-    pub(crate) async fn metric(&self, name: &str) -> Option<f64> {
-        let (status, body) = get(self.addr, "/metrics").await.ok()?;
-        if status != 200 {
-            return None;
-        }
-        metric_sum(&body, name)
+    /// Conversations whose fan-out a crash had interrupted and a start of our own server finished; by
+    /// what its log says, since counters of a killed process are gone.
+    pub(crate) fn recovered_fan_outs(&self) -> Option<u64> {
+        let server = self.server.as_ref()?;
+        Some(server.logged("finished deliveries left undone", "conversations"))
     }
 
     /// Ends our own server: by SIGTERM and exit status 0, or, after a failed run, keeping its data.
@@ -141,21 +139,6 @@ impl Target {
     }
 }
 
-fn metric_sum(text: &str, name: &str) -> Option<f64> {
-    let mut sum = None;
-    for line in text.lines() {
-        let Some(rest) = line.strip_prefix(name) else {
-            continue;
-        };
-        if !rest.starts_with(['{', ' ']) {
-            continue;
-        }
-        let value = line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok());
-        sum = value.map(|value| value + sum.unwrap_or(0.0)).or(sum);
-    }
-    sum
-}
-
 /// A bar on a terminal, nothing elsewhere.
 pub(crate) fn progress(length: u64, what: &'static str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr_with_hz(5));
@@ -165,17 +148,4 @@ pub(crate) fn progress(length: u64, what: &'static str) -> ProgressBar {
     }
     bar.enable_steady_tick(Duration::from_millis(500));
     bar.with_message(what)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_metric_is_summed_over_its_labels_and_not_mistaken_for_a_longer_name() {
-        let text = "# TYPE a_total counter\na_total{x=\"1\"} 2\na_total{x=\"2\"} 3\na_total_more 50\nb 1.5\n";
-        assert_eq!(metric_sum(text, "a_total"), Some(5.0));
-        assert_eq!(metric_sum(text, "b"), Some(1.5));
-        assert_eq!(metric_sum(text, "c"), None);
-    }
 }

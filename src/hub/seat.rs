@@ -76,6 +76,19 @@ impl Seat {
         if fits { Pushed::Queued } else { Pushed::Overflow }
     }
 
+    /// Entries up to `head` are in the log and will not be pushed here: whoever follows must read.
+    pub(super) fn moved(&self, head: u64) {
+        let mut state = self.state();
+        if head <= state.newest {
+            return;
+        }
+        state.newest = head;
+        if std::mem::take(&mut state.following) {
+            state.queue = Vec::new();
+            self.signal(state);
+        }
+    }
+
     pub(super) fn ask_to_close(&self, code: CloseCode) {
         let mut state = self.state();
         state.close.get_or_insert(code);

@@ -81,6 +81,8 @@ pub struct Parts {
     pub page: Router,
     /// Called before metrics are shown, to set those that are counted elsewhere.
     pub observe: Option<Observer>,
+    /// Conversations whose fan-out a crash had interrupted, finished before this was built.
+    pub recovered: usize,
 }
 
 /// Sets metrics that are counted elsewhere.
@@ -99,11 +101,11 @@ impl Parts {
         let hub = Arc::new(Hub::default());
         let engine =
             Engine::new(Arc::clone(&store), Arc::clone(&hub), clock.clone(), settings.policy.clone(), incarnation);
-        let finished = engine.recover().await?;
-        if finished > 0 {
-            tracing::info!(conversations = finished, "finished deliveries left undone");
+        let recovered = engine.recover().await?;
+        if recovered > 0 {
+            tracing::info!(conversations = recovered, "finished deliveries left undone");
         }
-        Ok(Self { store, engine, hub, verifier, clock, page: page(), observe: None })
+        Ok(Self { store, engine, hub, verifier, clock, page: page(), observe: None, recovered })
     }
 }
 
@@ -204,6 +206,7 @@ impl Server {
     pub async fn start(settings: &Settings, parts: Parts, listener: TcpListener) -> Result<Handle, Error> {
         // The recorder first: handles looked up before it exists would count nowhere.
         metrics::handle();
+        ::metrics::counter!("everline_recovered_fanouts_total").increment(parts.recovered as u64);
         let tls = settings.tls.as_ref().map(tls::acceptor).transpose()?;
         let page = parts.page.clone();
         let house = Arc::new(House::new(settings, parts));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::planted::{Bug, planted};
 use crate::store::{Attempt, Commit, Head, Outcome, Store};
 
 /// How a commit ended once its outcome is known.
@@ -67,7 +68,14 @@ pub async fn commit_until_decided(store: &Arc<dyn Store>, commits: Vec<Commit>) 
         let again = pause.is_some();
         let mut unknown = Vec::new();
         for ((index, commit), outcome) in open.into_iter().zip(outcomes) {
-            match (decided(outcome, again), results.get_mut(index)) {
+            let decision = match decided(outcome, again) {
+                None if planted(Bug::RenumberedAfterUnknown) => {
+                    Some(Decided::Refused(store.head(&commit.timeline).await.unwrap_or_default()))
+                }
+                None if planted(Bug::UnknownTakenForApplied) => Some(Decided::Applied),
+                decision => decision,
+            };
+            match (decision, results.get_mut(index)) {
                 (None, _) => unknown.push((index, commit)),
                 (known, Some(slot)) => *slot = known,
                 (Some(_), None) => {}

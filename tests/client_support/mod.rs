@@ -26,6 +26,8 @@ pub struct Faults {
     pub lose: AtomicU32,
     pub double: AtomicU32,
     pub unavailable: AtomicU32,
+    /// Not a fault: how often a reset was sent.
+    pub resets: AtomicU32,
 }
 
 impl Faults {
@@ -81,6 +83,8 @@ struct Session {
     acked: u64,
     live: bool,
     answers: Option<MsgId>,
+    /// Polls for which a flaky session pushes nothing: it may fall below the floor meanwhile.
+    stalled: u32,
 }
 
 /// The connection ends.
@@ -96,7 +100,8 @@ impl Session {
         let (out, mut queue) = mpsc::unbounded_channel::<String>();
         let flaky = hello.device_id.starts_with("flaky");
         let rng = SmallRng::seed_from_u64(shim.seed ^ (number << 32));
-        let mut session = Self { shim, caller, out, rng, flaky, at: 0, acked: 0, live: false, answers: None };
+        let mut session =
+            Self { shim, caller, out, rng, flaky, at: 0, acked: 0, live: false, answers: None, stalled: 0 };
         if session.hello(hello).await.is_err() {
             return;
         }
@@ -166,6 +171,8 @@ impl Session {
     }
 
     fn reset(&mut self, reason: ResetReason, head_seq: u64, floor_seq: u64) -> Result<(), Cut> {
+        assert!(self.flaky, "a device that is never behind was reset");
+        self.shim.faults.resets.fetch_add(1, Ordering::Relaxed);
         (self.at, self.acked, self.live) = (head_seq, head_seq, false);
         let (id, epoch) = (self.answers.take(), self.shim.engine.epoch());
         self.send(&ServerFrame::Reset(Reset { id, reason, epoch, head_seq, floor_seq }))
@@ -173,8 +180,12 @@ impl Session {
 
     async fn push(&mut self) -> Result<(), Cut> {
         let most = usize::try_from(self.rng.random_range(1..8_u32)).unwrap();
-        if self.at >= self.acked + 40 {
+        if self.at >= self.acked + 40 || self.stalled > 0 {
+            self.stalled = self.stalled.saturating_sub(1);
             return Ok(());
+        }
+        if self.chance(&self.shim.faults.lose.load(Ordering::Relaxed).clone()) {
+            self.stalled = self.rng.random_range(0..20);
         }
         let page = match self.shim.engine.page(&self.caller.user, self.at, most, 1 << 20).await {
             Ok(PageRead::Page(page)) => page,

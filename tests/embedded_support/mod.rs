@@ -73,8 +73,8 @@ pub(crate) fn message(
     for member in members {
         let seq = seqs(member);
         let mut commit = append(&user(member), seq, std::slice::from_ref(&pointer));
-        let state =
-            format!("{{\"stays\":[[1,null]],\"delivered\":{},\"read\":{},\"unread\":{}}}", conv_seq + 1, seq / 2, seq);
+        let (delivered, read) = (conv_seq + 1, seq / 2);
+        let state = format!("{{\"stays\":[[1,null]],\"delivered\":{delivered},\"read\":{read},\"unread\":{seq}}}");
         commit.rows.push(row(Section::Conv, conv, Bytes::from(state), None));
         call.push(commit);
     }

@@ -161,31 +161,53 @@ impl Device {
         }
     }
 
-    /// Pages `conversations`; for each cached one the changes, for each the messages, since `reconciled`.
+    /// Lists the conversations; of each cached one the changes, of each the messages, since `reconciled`.
     async fn load(&mut self, engine: &Engine) -> Asked<()> {
-        let mut page = None;
+        for (conv_id, summary) in self.list(engine).await? {
+            let cached = self.caches.contains_key(&conv_id);
+            let mut cache = self.caches.remove(&conv_id).unwrap_or_default();
+            let loaded = self.load_one(engine, &summary, &mut cache, cached).await;
+            if loaded.is_ok() || cached {
+                self.caches.insert(conv_id, cache);
+            }
+            loaded?;
+        }
+        Ok(())
+    }
+
+    /// All conversations, page by page. A message that comes meanwhile takes its conversation to the
+    /// front, perhaps past the page being read: so the front is read again until it brings nothing new.
+    async fn list(&self, engine: &Engine) -> Asked<BTreeMap<ConvId, ConversationSummary>> {
+        let mut listed = BTreeMap::new();
+        let mut active_after = None;
         loop {
-            let request = Request::Conversations { active_after: None, page: page.take(), limit: 3 };
-            let answer = self.ask(engine, request).await?;
-            let AnswerBody::Conversations { conversations, next } = answer else { return Err(odd(&answer)) };
-            for summary in conversations {
-                let cached = self.caches.contains_key(&summary.conv_id);
-                let mut cache = self.caches.remove(&summary.conv_id).unwrap_or_default();
-                let loaded = self.load_one(engine, &summary, &mut cache, cached).await;
-                self.caches.insert(summary.conv_id, cache);
-                loaded?;
+            let (mut page, mut new, mut newest) = (None, false, 0);
+            loop {
+                let request = Request::Conversations { active_after, page: page.take(), limit: 3 };
+                let answer = self.ask(engine, request).await?;
+                let AnswerBody::Conversations { conversations, next } = answer else { return Err(odd(&answer)) };
+                for summary in conversations {
+                    newest = newest.max(summary.last_at.unwrap_or(0));
+                    new |= listed.insert(summary.conv_id.clone(), summary).is_none();
+                }
+                match next {
+                    Some(next) => page = Some(next),
+                    None => break,
+                }
             }
-            match next {
-                Some(next) => page = Some(next),
-                None => return Ok(()),
+            if !new {
+                return Ok(listed);
             }
+            active_after = Some(newest.saturating_sub(1));
         }
     }
 
     async fn load_one(&self, engine: &Engine, of: &ConversationSummary, cache: &mut Cache, cached: bool) -> Asked<()> {
         let conv_id = of.conv_id.clone();
         let (mut since, messages_since) = (cache.reconciled, cache.reconciled);
-        while cached {
+        // A conversation not cached holds nothing that could have changed.
+        let mut more_changes = cached;
+        while more_changes {
             let answer = self.ask(engine, Request::Changes { conv_id: conv_id.clone(), since }).await?;
             let AnswerBody::Changes { recalled, edited, reacted, up_to, more, deleted, cleared_up_to } = answer else {
                 return Err(odd(&answer));
@@ -198,9 +220,7 @@ impl Device {
                 return Err(Stop::Wrong(format!("changes of {conv_id} since {since} up to {up_to}, more {more}")));
             }
             since = up_to;
-            if !more {
-                break;
-            }
+            more_changes = more;
         }
         let mut after = messages_since;
         loop {
@@ -290,7 +310,8 @@ impl Cache {
     }
 
     fn word(&mut self, target: u64, conv_seq: u64, place: (String, UserId), add: bool) {
-        let Some(held) = self.held.get_mut(&target).filter(|held| held.words_as_of < conv_seq) else { return };
+        let takes = |held: &&mut Held| !held.message.recalled && held.words_as_of < conv_seq;
+        let Some(held) = self.held.get_mut(&target).filter(takes) else { return };
         let word = held.words.entry(place).or_insert((0, add));
         if word.0 < conv_seq {
             *word = (conv_seq, add);

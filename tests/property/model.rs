@@ -252,6 +252,9 @@ impl Conv {
                 Decision::Refused(ErrorCode::IdempotencyConflict, None)
             };
         }
+        if self.id.direct_members().is_some_and(|(a, b)| a == b && a == *caller) {
+            return Decision::Refused(ErrorCode::InvalidField, Some("to"));
+        }
         let begins =
             !self.exists && self.id.direct_members().is_some_and(|(a, b)| a != b && (*caller == a || *caller == b));
         let member = self.members.get(caller).is_some_and(Member::present);

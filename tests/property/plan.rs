@@ -186,9 +186,6 @@ impl Plan {
             }
             _ => {}
         }
-        if send.to == SendTo::User(user.clone()) {
-            send.to = SendTo::Conv(ConvId::direct(&user, &user));
-        }
         (user, Request::Send(send))
     }
 

@@ -15,6 +15,7 @@ use crate::check;
 use crate::device::{Device, Owes};
 use crate::model::Rules;
 use crate::plan::Plan;
+use crate::user::Item;
 use crate::world::World;
 
 /// How often each kind of thing happened.
@@ -73,6 +74,26 @@ impl Run {
 
     fn note(&mut self, what: String) {
         self.trace.push(format!("{:>4} {what}", self.trace.len()));
+    }
+
+    /// The logs as far as they are known, for whoever looks for the bug.
+    pub fn logs(&self) -> String {
+        let mut out = String::new();
+        for conv in self.model.convs.values() {
+            out += &format!("{} {:?}\n", conv.id, conv.history);
+            for (entry, seq) in conv.log.iter().zip(1..) {
+                out += &format!("  {seq} {:?}\n", entry.event);
+            }
+        }
+        for (id, user) in &self.model.users {
+            let short = |item: &Item| match item {
+                Item::Log(conv, seq) => format!("{} {seq}", &conv[..conv.len().min(10)]),
+                Item::Own(event) => event.encode().to_string(),
+            };
+            let items: Vec<_> = user.sync.iter().map(|(_, item)| short(item)).collect();
+            out += &format!("{id}: {}\n", items.join(", "));
+        }
+        out
     }
 
     pub fn fingerprint(&self) -> (u64, u64) {

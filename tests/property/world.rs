@@ -140,7 +140,7 @@ impl World {
     /// Waits, faults off, until nothing is under way any more.
     pub async fn settle(&self) {
         self.trouble(false);
-        let calm = self.faults.latency.end.is_zero() && self.nodes.len() == 1;
+        let calm = self.faults.latency.end.is_zero() && self.together;
         tokio::time::sleep(if calm { Duration::from_millis(1) } else { Duration::from_secs(60) }).await;
     }
 

@@ -42,17 +42,15 @@ use crate::stats::{Report, per_second};
 use crate::target::{Target, progress};
 use crate::wire::allow_sockets;
 use devices::{Counters, Town};
+use log::Log;
 use oracle::Oracle;
-use plan::Habits;
+use plan::{Habits, Plan};
 use verdict::Verdict;
 
 /// Nothing may happen for so long.
 const STALL: Duration = Duration::from_secs(180);
 /// Differences printed.
 const PRINTED: usize = 100;
-/// Counts fan-outs that a start of the server had to finish.
-const RECOVERED: &str = "everline_recovered_fanouts_total";
-
 /// `replay`
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
@@ -105,15 +103,7 @@ pub(crate) async fn run(args: &Args, target: &mut Target, seed: u64) -> Result<R
     report.count("devices", u64::try_from(town.devices())?);
 
     let steps = plans.iter().map(|plan| plan.steps.len()).sum::<usize>();
-    let slots = Arc::new(Semaphore::new(if args.parallel == 0 { logs.len() } else { args.parallel }));
-    let mut drives = JoinSet::new();
-    for (number, (log, plan)) in logs.into_iter().zip(plans).enumerate() {
-        let (town, slots, pipeline) = (Arc::clone(&town), Arc::clone(&slots), args.pipeline.max(1));
-        drives.spawn(async move {
-            let _slot = slots.acquire_owned().await?;
-            drive::drive(town, log, plan, number, pipeline).await
-        });
-    }
+    let drives = start(args, &town, logs.into_iter().zip(plans));
     let began = Instant::now();
     let before = target.usage();
     let mut conduct = Conduct::new(args, seed, messages);
@@ -121,22 +111,28 @@ pub(crate) async fn run(args: &Args, target: &mut Target, seed: u64) -> Result<R
     let took = began.elapsed();
     usage(&mut report, before.zip(target.usage()), args.kills, messages)?;
 
-    let deliveries = oracles.iter().map(Oracle::deliveries).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-    for oracle in &oracles {
-        if let Err(error) = oracle.check_dense() {
-            town.counters.fault(format!("{error:#}"));
-        }
-    }
-    let compared = Instant::now();
-    let verdict = verdict::judge(&town, oracles).await?;
     report.figure("replay_seconds", took.as_secs_f64(), "s");
-    report.figure("comparison_seconds", compared.elapsed().as_secs_f64(), "s");
     report.figure("messages_per_second", per_second(u64::try_from(messages)?, took), "messages/s");
-    report.count("deliveries_of_messages", deliveries.1);
-    report.count("deliveries_of_entries", deliveries.0);
     conduct.write(&mut report, &town.counters, args);
-    conclude(&mut report, &town.counters, &verdict);
+    if let Some(finished) = target.recovered_fan_outs() {
+        report.count("interrupted_fan_outs_finished", finished);
+    }
+    conclude(&mut report, &town, oracles).await?;
     Ok(report)
+}
+
+fn start(args: &Args, town: &Arc<Town>, files: impl Iterator<Item = (Log, Plan)>) -> JoinSet<Result<Oracle>> {
+    let at_once = if args.parallel == 0 { Semaphore::MAX_PERMITS } else { args.parallel };
+    let slots = Arc::new(Semaphore::new(at_once));
+    let mut drives = JoinSet::new();
+    for (number, (log, plan)) in files.enumerate() {
+        let (town, slots, pipeline) = (Arc::clone(town), Arc::clone(&slots), args.pipeline.max(1));
+        drives.spawn(async move {
+            let _slot = slots.acquire_owned().await?;
+            drive::drive(town, log, plan, number, pipeline).await
+        });
+    }
+    drives
 }
 
 fn usage(report: &mut Report, usage: Option<(Usage, Usage)>, kills: usize, messages: usize) -> Result<()> {
@@ -152,7 +148,6 @@ struct Conduct {
     /// After so many messages.
     kills: Vec<u64>,
     killed: u64,
-    recovered: Option<f64>,
     restarts: Duration,
 }
 
@@ -163,7 +158,7 @@ impl Conduct {
         let mut kills: Vec<u64> =
             (0..args.kills).map(|_| random.random_range(messages / 50..messages * 49 / 50)).collect();
         kills.sort_unstable_by_key(|at| std::cmp::Reverse(*at));
-        Self { kills, killed: 0, recovered: None, restarts: Duration::ZERO }
+        Self { kills, killed: 0, restarts: Duration::ZERO }
     }
 
     /// Until all files are replayed.
@@ -205,8 +200,6 @@ impl Conduct {
         server.kill9().await?;
         self.restarts += server.restart().await.context("restart after kill -9")?;
         self.killed += 1;
-        let recovered = target.metric(RECOVERED).await;
-        self.recovered = recovered.map(|more| more + self.recovered.unwrap_or(0.0)).or(self.recovered);
         Ok(())
     }
 
@@ -214,10 +207,6 @@ impl Conduct {
         report.count("kills", self.killed);
         if self.killed > 0 {
             report.figure("restart_seconds_all", self.restarts.as_secs_f64(), "s");
-            match self.recovered {
-                Some(recovered) => report.figure("interrupted_fan_outs_finished", recovered, ""),
-                None => report.note(&format!("interrupted fan-outs: the server has no metric {RECOVERED}")),
-            }
         }
         let resets = counters.resets_too_old.load(Relaxed);
         let counts = [
@@ -245,22 +234,41 @@ impl Conduct {
     }
 }
 
+/// Compares everything, and prints what differs.
+async fn conclude(report: &mut Report, town: &Town, oracles: Vec<Oracle>) -> Result<()> {
+    let (mut entries, mut messages) = (0, 0);
+    for oracle in &oracles {
+        let delivered = oracle.deliveries();
+        entries += delivered.0;
+        messages += delivered.1;
+        if let Err(error) = oracle.check_dense() {
+            town.counters.fault(format!("{error:#}"));
+        }
+    }
+    report.count("deliveries_of_messages", messages);
+    report.count("deliveries_of_entries", entries);
+    let began = Instant::now();
+    let verdict = verdict::judge(town, oracles).await?;
+    report.figure("comparison_seconds", began.elapsed().as_secs_f64(), "s");
+    report.count("views_compared", verdict.views);
+    report.count("messages_compared", verdict.messages_compared);
+    let faults = town.counters.faults.lock().unwrap_or_else(PoisonError::into_inner);
+    print_wrong(&faults, &verdict);
+    report.count("faults", u64::try_from(faults.len())?);
+    report.count("differences", u64::try_from(verdict.differences.len())?);
+    if !faults.is_empty() || !verdict.differences.is_empty() {
+        report.fail("devices or server differ from what must be");
+    }
+    Ok(())
+}
+
 #[expect(clippy::print_stderr, reason = "printing differences is the program's job")]
-fn conclude(report: &mut Report, counters: &Counters, verdict: &Verdict) {
-    let faults = counters.faults.lock().unwrap_or_else(PoisonError::into_inner);
+fn print_wrong(faults: &[String], verdict: &Verdict) {
     for fault in faults.iter().take(PRINTED) {
         eprintln!("fault: {fault}");
     }
     for difference in verdict.differences.iter().take(PRINTED) {
         eprintln!("difference: {difference}");
-    }
-    report.count("views_compared", verdict.views);
-    report.count("messages_compared", verdict.messages_compared);
-    let count = |length| u64::try_from(length).unwrap_or(u64::MAX);
-    report.count("faults", count(faults.len()));
-    report.count("differences", count(verdict.differences.len()));
-    if !faults.is_empty() || !verdict.differences.is_empty() {
-        report.fail("devices or server differ from what must be");
     }
 }
 

@@ -312,14 +312,7 @@ impl<'a> Planner<'a> {
         let Some(by) = self.somebody() else { return };
         match self.random.random_range(0..1000) {
             0..15 => self.recall(by),
-            15..30 => {
-                if let Some(target) = self.own(&by) {
-                    let version = self.edits.entry(target).or_default();
-                    *version += 1;
-                    let version = *version;
-                    self.steps.push(Step::Edit { target, by, version });
-                }
-            }
+            15..30 => self.edit(by),
             30..60 => {
                 if let (Some(target), Some(key)) = (self.target(&by), KEYS.choose(&mut self.random)) {
                     let reaction = (target, by.clone(), *key);
@@ -339,14 +332,7 @@ impl<'a> Planner<'a> {
             115..125 => self.again(),
             125..127 => self.steps.push(Step::Mute { muted: self.random.random_bool(0.7), by }),
             127..130 => self.leave(message, by),
-            130 => {
-                if let Some(up_to) = self.target(&by) {
-                    if let Some(mind) = self.users.get_mut(&by) {
-                        mind.cleared = mind.cleared.max(Some(up_to));
-                    }
-                    self.steps.push(Step::Clear { up_to, by });
-                }
-            }
+            130 => self.clear(by),
             131 if by != self.owner && self.admins.insert(by.clone()) => self.steps.push(Step::Promote { user: by }),
             _ => {}
         }
@@ -359,6 +345,24 @@ impl<'a> Planner<'a> {
         if let Some(target) = target {
             self.recalled.insert(target);
             self.steps.push(Step::Recall { target, by });
+        }
+    }
+
+    fn edit(&mut self, by: UserId) {
+        if let Some(target) = self.own(&by) {
+            let version = self.edits.entry(target).or_default();
+            *version += 1;
+            let version = *version;
+            self.steps.push(Step::Edit { target, by, version });
+        }
+    }
+
+    fn clear(&mut self, by: UserId) {
+        if let Some(up_to) = self.target(&by) {
+            if let Some(mind) = self.users.get_mut(&by) {
+                mind.cleared = mind.cleared.max(Some(up_to));
+            }
+            self.steps.push(Step::Clear { up_to, by });
         }
     }
 
@@ -425,50 +429,4 @@ impl<'a> Planner<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::replay::log::parse;
-
-    fn plan(seed: u64) -> Result<Plan> {
-        let mut text = String::new();
-        for number in 0..2000 {
-            text.push_str(&format!("[00:00] <nick{}> line {number}\n", number * 7919 % (1 + number / 10)));
-        }
-        let logs = [Log { name: "x".into(), lines: parse(text.as_bytes()) }];
-        let (mut plans, _) = plans(&logs, seed, Habits { sync_max_entries: 300 })?;
-        plans.pop().ok_or_else(|| anyhow::anyhow!("no plan"))
-    }
-
-    #[test]
-    fn the_same_seed_gives_the_same_plan() -> Result<()> {
-        assert_eq!(plan(1)?.steps, plan(1)?.steps);
-        assert_ne!(plan(1)?.steps, plan(2)?.steps);
-        Ok(())
-    }
-
-    #[test]
-    fn every_message_is_sent_in_order_by_a_member_and_all_devices_come_back() -> Result<()> {
-        let plan = plan(3)?;
-        let mut members = BTreeSet::from([plan.owner.clone()]);
-        let (mut next, mut away) = (0, BTreeSet::new());
-        for step in plan.steps {
-            match step {
-                Step::Invite { user, by } => assert!(members.contains(&by) && members.insert(user)),
-                Step::Send { message, user, reply_to, .. } => {
-                    assert!(message == next && members.contains(&user));
-                    assert!(reply_to.is_none_or(|target| target < message));
-                    next += 1;
-                }
-                Step::Leave { user } | Step::Remove { user } => assert!(members.remove(&user)),
-                Step::Drop { user, device } => assert!(away.insert((user, device))),
-                Step::Return { user, device } => {
-                    away.remove(&(user, device));
-                }
-                _ => {}
-            }
-        }
-        assert_eq!(next, 2000);
-        assert!(away.is_empty());
-        Ok(())
-    }
-}
+mod tests;

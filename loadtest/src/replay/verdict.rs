@@ -11,15 +11,15 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use everline::client::state::{ConversationState, HeldMessage};
 use everline::client::{Preload, State};
-use everline::protocol::{ConvId, UserId};
+use everline::protocol::{ConvId, ConversationSummary, UserId};
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::time::{Instant, sleep};
 
 use super::compare::{Comparison, Difference, Seen, SeenMessage, SeenRead, Viewer};
 use super::devices::{Person, Slot, Town};
-use super::oracle::{Facets, Oracle};
+use super::oracle::{Expected, Facets, Oracle};
 use super::plan::Device;
-use super::server_view::{ServerView, hidden, read};
+use super::server_view::{ServerView, Told, hidden, read};
 use super::witness::reached;
 use crate::target::progress;
 
@@ -105,16 +105,7 @@ async fn judge_device(
         return Ok(judge_witness(person, slot, groups, head).await);
     }
     loop {
-        let client = town.library(&person.user, device).await?.context("the device is away")?;
-        let wanted: BTreeSet<ConvId> = groups.iter().map(|oracle| oracle.conv_id.clone()).collect();
-        let look = move |state: &State| {
-            let seen = |conv_id: &ConvId| {
-                let held = Held::of(state.conversations.get(conv_id)?, state.unread(conv_id));
-                Some((conv_id.clone(), held))
-            };
-            (state.seq(), wanted.iter().filter_map(seen).collect::<BTreeMap<_, _>>())
-        };
-        let (seq, held) = client.look(look).await.context("the client has stopped")?;
+        let (seq, held) = look(town, person, device, groups).await?;
         let mut differences = Vec::new();
         for oracle in groups {
             let held = held.get(&oracle.conv_id);
@@ -130,6 +121,25 @@ async fn judge_device(
         }
         sleep(Duration::from_millis(300)).await;
     }
+}
+
+/// The cursor of a device and what it holds.
+async fn look(
+    town: &Town,
+    person: &Person,
+    device: usize,
+    groups: &[Arc<Oracle>],
+) -> Result<(u64, BTreeMap<ConvId, Held>)> {
+    let client = town.library(&person.user, device).await?.context("the device is away")?;
+    let wanted: BTreeSet<ConvId> = groups.iter().map(|oracle| oracle.conv_id.clone()).collect();
+    let look = move |state: &State| {
+        let seen = |conv_id: &ConvId| {
+            let held = Held::of(state.conversations.get(conv_id)?, state.unread(conv_id));
+            Some((conv_id.clone(), held))
+        };
+        (state.seq(), wanted.iter().filter_map(seen).collect())
+    };
+    client.look(look).await.context("the client has stopped")
 }
 
 fn comparison<'a>(user: &'a UserId, device: &'a str, oracle: &'a Oracle, viewer: Viewer) -> Comparison<'a> {
@@ -172,36 +182,8 @@ fn judge_server(user: &UserId, groups: &[Arc<Oracle>], server: &ServerView) -> V
         let told = server.conversations.get(&oracle.conv_id);
         comparison.run(told.map(|told| &told.seen));
         if let (Some(told), Some(expected)) = (told, oracle.expected(user)) {
-            let row = &told.row;
-            let numbers = [
-                ("head_seq", Some(row.head_seq), Some(expected.head)),
-                ("join_seq", Some(row.join_seq), Some(expected.stay.join)),
-                ("left_seq", row.left_seq, expected.stay.leave),
-                (
-                    "last",
-                    row.last.as_ref().map(|last| last.message.conv_seq),
-                    expected.messages.keys().next_back().copied(),
-                ),
-            ];
-            for (name, told, must) in numbers {
-                if told != must {
-                    comparison.note(None, format!("{name} is {told:?}, must be {must:?}"));
-                }
-            }
-            let present = u64::try_from(oracle.present().len()).unwrap_or_default();
-            if row.left_seq.is_none() && row.members_count != present {
-                comparison.note(None, format!("members_count is {}, must be {present}", row.members_count));
-            }
-            for (seq, shown) in &expected.messages {
-                let told_now = told.recalled.contains_key(seq);
-                let must = shown.at_leave.as_ref().unwrap_or(&shown.now);
-                if must.recalled && !told_now {
-                    comparison.note(Some(*seq), "`changes` does not name its recall");
-                }
-                if must.edited && !must.recalled && !told.edited.contains_key(seq) {
-                    comparison.note(Some(*seq), "`changes` does not name its edit");
-                }
-            }
+            judge_row(&mut comparison, &told.row, &expected);
+            judge_changes(&mut comparison, told, &expected);
         }
         differences.append(&mut comparison.found);
     }
@@ -214,6 +196,38 @@ fn judge_server(user: &UserId, groups: &[Arc<Oracle>], server: &ServerView) -> V
         differences.append(&mut comparison.found);
     }
     differences
+}
+
+fn judge_row(comparison: &mut Comparison<'_>, row: &ConversationSummary, expected: &Expected) {
+    let last = row.last.as_ref().map(|last| last.message.conv_seq);
+    let numbers = [
+        ("head_seq", Some(row.head_seq), Some(expected.head)),
+        ("join_seq", Some(row.join_seq), Some(expected.stay.join)),
+        ("left_seq", row.left_seq, expected.stay.leave),
+        ("last", last, expected.messages.keys().next_back().copied()),
+    ];
+    for (name, told, must) in numbers {
+        if told != must {
+            comparison.note(None, format!("{name} is {told:?}, must be {must:?}"));
+        }
+    }
+    let present = u64::try_from(comparison.oracle.present().len()).unwrap_or_default();
+    if row.left_seq.is_none() && row.members_count != present {
+        comparison.note(None, format!("members_count is {}, must be {present}", row.members_count));
+    }
+}
+
+/// `changes` must name what is true of the messages this user sees.
+fn judge_changes(comparison: &mut Comparison<'_>, told: &Told, expected: &Expected) {
+    for (seq, shown) in &expected.messages {
+        let must = shown.at_leave.as_ref().unwrap_or(&shown.now);
+        if must.recalled && !told.recalled.contains_key(seq) {
+            comparison.note(Some(*seq), "`changes` does not name its recall");
+        }
+        if must.edited && !shown.now.recalled && !told.edited.contains_key(seq) {
+            comparison.note(Some(*seq), "`changes` does not name its edit");
+        }
+    }
 }
 
 /// A conversation in a device's cache.

@@ -164,10 +164,11 @@ impl ConversationState {
         if row.head_seq >= self.known.membership {
             self.known.membership = row.head_seq;
             self.left_seq = row.left_seq;
-            if self.left_seq.is_some() {
-                self.members = None;
-                self.attributes = None;
-            }
+        }
+        if let Some(left) = self.left_seq {
+            self.rejoin_from.get_or_insert(left);
+            self.members = None;
+            self.attributes = None;
         }
         if row.large && !self.large {
             self.large = true;

@@ -6,8 +6,8 @@
 use super::changes::{Edit, NewReaction};
 use super::{ConversationState, Loading, MAX_NOTIFICATIONS, Notification, Older, Preload, State};
 use crate::protocol::{
-    Body, ConversationChange, ConversationSettings, Entry, Event, HeadsItem, MemberChange, MsgId, Role, SyncFrame,
-    UserId,
+    Body, ConvId, ConversationChange, ConversationSettings, Entry, Event, HeadsItem, MemberChange, MsgId, Role,
+    SyncFrame, UserId,
 };
 
 /// Applies a frame whose `from_seq` is the cursor, and moves the cursor to its end.
@@ -23,19 +23,28 @@ pub fn apply_frame(state: &mut State, frame: &SyncFrame) {
 /// Applies one entry of the sync timeline. The cursor stays.
 pub fn apply(state: &mut State, entry: &Entry) {
     let event = &entry.event;
-    if let (Some(conv_id), Some(conv_seq)) = (event.conv_id(), event.conv_seq()) {
-        let joins_me = match event {
-            Event::Member { change: MemberChange::Joined, user_id, .. } => state.is_me(user_id),
-            _ => false,
-        };
-        let (preload, loading) = (state.preload, state.loading);
-        let conversation = state.conversations.entry(conv_id.clone()).or_default();
-        // The rest of a large conversation comes by its own log.
-        if !conversation.large || (joins_me && conversation.position().is_none()) {
-            conversation.follow(conv_seq, preload, loading, entry.seq);
-        }
-    }
+    let follows = event.conv_id().is_some_and(|conv_id| follows(state, conv_id, event));
     apply_event(state, event, Some(entry.seq));
+    let (preload, loading) = (state.preload, state.loading);
+    if let (true, Some(conv_id), Some(conv_seq)) = (follows, event.conv_id(), event.conv_seq()) {
+        let held = state.conversations.entry(conv_id.clone()).or_default();
+        held.follow(conv_seq, event.target().is_some(), loading);
+        if conv_seq > 1 {
+            held.preload(preload, entry.seq);
+        }
+        held.known.preloaded = true;
+    }
+}
+
+/// Whether the sync timeline is the way by which this conversation is followed: a large one's rest comes
+/// by its own log.
+fn follows(state: &State, conv_id: &ConvId, event: &Event) -> bool {
+    let joins_me = match event {
+        Event::Member { change: MemberChange::Joined, user_id, .. } => state.is_me(user_id),
+        _ => false,
+    };
+    let held = state.conversations.get(conv_id);
+    held.is_none_or(|held| !held.large || (joins_me && held.position().is_none()))
 }
 
 /// Applies news of a large conversation. `false`: they do not continue what is held, and what is
@@ -126,19 +135,18 @@ pub(super) fn notify(state: &mut State, conv_seq: Option<u64>, topic: &MsgId, bo
 }
 
 impl ConversationState {
-    /// The sync timeline has come to this `conv_seq`.
-    fn follow(&mut self, conv_seq: u64, preload: Preload, loading: Loading, seq: u64) {
+    /// The sync timeline has come to this `conv_seq`. Changes say nothing about the messages before
+    /// them: at a return, those made in between come first, of messages seen before.
+    fn follow(&mut self, conv_seq: u64, is_change: bool, loading: Loading) {
         self.complete_from.get_or_insert(conv_seq);
-        self.held_to = self.held_to.max(conv_seq);
+        if !is_change {
+            self.held_to = self.held_to.max(conv_seq);
+        }
         if self.reconciled_seq.is_none() {
             self.reconciled_seq = Some(conv_seq);
         } else if loading != Loading::Reset && self.stale.changes.is_none() {
             self.reconciled_seq = self.reconciled_seq.max(Some(conv_seq));
         }
-        if conv_seq > 1 {
-            self.preload(preload, seq);
-        }
-        self.known.preloaded = true;
     }
 
     /// Marks what is loaded of a conversation that is new to this device. `seq`: the cursor now.
@@ -205,31 +213,45 @@ impl ConversationState {
 
     /// This user's own coming or going.
     fn membership_changed(&mut self, conv_seq: u64, change: MemberChange, wants_members: bool, seq: Option<u64>) {
-        if conv_seq <= self.known.membership || change == MemberChange::Role {
-            return;
+        match change {
+            MemberChange::Role => {}
+            MemberChange::Left | MemberChange::Removed => self.leave(conv_seq),
+            MemberChange::Joined => {
+                self.join(conv_seq, seq);
+                self.stale.members = wants_members && !self.large;
+            }
         }
-        self.known.membership = conv_seq;
-        if matches!(change, MemberChange::Left | MemberChange::Removed) {
-            return self.leave(conv_seq);
-        }
-        let left = self.left_seq.take();
-        self.read_seq = self.read_seq.max(conv_seq);
+    }
+
+    /// What the time between two stays hid can be seen now with `history: full`. Where it begins may
+    /// have been told by an entry, by a row, or by nothing but the end of what is held; and a row may
+    /// have told the outcome before.
+    fn join(&mut self, conv_seq: u64, seq: Option<u64>) {
+        let left = [self.left_seq, self.rejoin_from, Some(self.held_to)].into_iter().flatten().min();
+        self.rejoin_from = None;
         self.stale.generation += 1;
-        self.stale.row = Some(seq.unwrap_or_default());
-        self.stale.members = wants_members && !self.large;
+        self.read_seq = self.read_seq.max(conv_seq);
+        if conv_seq > self.known.membership {
+            self.known.membership = conv_seq;
+            self.left_seq = None;
+            self.stale.row = Some(seq.unwrap_or_default());
+        }
         if let Some(left) = left.filter(|_| self.complete_from.is_some()) {
-            // With `history: full` the time between the stays can be seen now.
-            self.stale.gap.get_or_insert(left);
-            self.stale.changes.get_or_insert(left);
+            self.stale.gap = Some(self.stale.gap.map_or(left, |marked| marked.min(left)));
+            self.stale.changes = Some(self.stale.changes.map_or(left, |marked| marked.min(left)));
         }
     }
 
     fn leave(&mut self, conv_seq: u64) {
-        self.left_seq = Some(conv_seq);
+        self.rejoin_from.get_or_insert(conv_seq);
         self.members = None;
-        self.attributes = None;
         self.stale.members = false;
         self.stale.member_changes.clear();
+        if conv_seq > self.known.membership {
+            self.known.membership = conv_seq;
+            self.left_seq = Some(conv_seq);
+            self.attributes = None;
+        }
     }
 
     fn conversation_changed(&mut self, conv_seq: u64, change: &ConversationChange) {
@@ -239,10 +261,7 @@ impl ConversationState {
                 self.members = None;
                 self.stale.members = false;
             }
-            ConversationChange::Dissolved => {
-                self.known.membership = self.known.membership.max(conv_seq);
-                self.leave(conv_seq);
-            }
+            ConversationChange::Dissolved => self.leave(conv_seq),
             ConversationChange::Created { members, title, attributes } => {
                 self.renamed(conv_seq, title.as_ref());
                 self.attributed(conv_seq, attributes.as_ref());
