@@ -77,10 +77,17 @@ impl World {
                     for (_, text) in &page.entries {
                         let event = Event::decode(text).unwrap();
                         let body = match &event {
-                            Event::Message(message) => message.body.as_ref().map_or("gone", |body| body.as_str()).to_owned(),
+                            Event::Message(message) => {
+                                message.body.as_ref().map_or("gone", |body| body.as_str()).to_owned()
+                            }
                             _ => String::new(),
                         };
-                        found.push(format!("{}{}{}", event.op(), event.conv_seq().map_or(String::new(), |seq| format!(" {seq}")), if body.is_empty() { String::new() } else { format!(" {body}") }));
+                        found.push(format!(
+                            "{}{}{}",
+                            event.op(),
+                            event.conv_seq().map_or(String::new(), |seq| format!(" {seq}")),
+                            if body.is_empty() { String::new() } else { format!(" {body}") }
+                        ));
                     }
                     after = page.to;
                     if page.to == page.standing.head {
@@ -128,16 +135,34 @@ async fn what_one_deletes_stays_with_the_other_and_a_recall_reaches_all() {
         world.ask("bob", delete).await.unwrap();
         world.ask("alice", Request::Recall { conv_id: conv.clone(), target: 4 }).await.unwrap();
         let bob = world.log("bob").await;
-        assert_eq!(bob, ["conversation 1", r#"message 3 {"text":"t2"}"#, "message 4 gone", "delete", "recall 5"], "together={together}");
+        assert_eq!(
+            bob,
+            ["conversation 1", r#"message 3 {"text":"t2"}"#, "message 4 gone", "delete", "recall 5"],
+            "together={together}"
+        );
         let carol = world.log("carol").await;
-        assert_eq!(carol, ["conversation 1", r#"message 2 {"text":"t1"}"#, r#"message 3 {"text":"t2"}"#, "message 4 gone", "recall 5"]);
-        let list = world.ask("bob", Request::Conversations { active_after: None, page: None, limit: 10 }).await.unwrap();
+        assert_eq!(
+            carol,
+            [
+                "conversation 1",
+                r#"message 2 {"text":"t1"}"#,
+                r#"message 3 {"text":"t2"}"#,
+                "message 4 gone",
+                "recall 5"
+            ]
+        );
+        let list =
+            world.ask("bob", Request::Conversations { active_after: None, page: None, limit: 10 }).await.unwrap();
         let AnswerBody::Conversations { conversations, .. } = list else { panic!() };
         assert_eq!(conversations.first().map(|c| c.unread), Some(1));
-        let history = world.ask("bob", Request::History { conv_id: conv.clone(), from: HistoryFrom::Newest, limit: 30 }).await.unwrap();
+        let history = world
+            .ask("bob", Request::History { conv_id: conv.clone(), from: HistoryFrom::Newest, limit: 30 })
+            .await
+            .unwrap();
         let AnswerBody::History { entries, complete: true, head_seq: 5, .. } = history else { panic!("{history:?}") };
         assert_eq!(entries.len(), 2);
-        let gone = world.ask("alice", Request::Edit { conv_id: conv.clone(), target: 4, body: body("x") }).await.unwrap_err();
+        let gone =
+            world.ask("alice", Request::Edit { conv_id: conv.clone(), target: 4, body: body("x") }).await.unwrap_err();
         assert_eq!(gone.code, ErrorCode::Gone);
     }
 }

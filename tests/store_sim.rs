@@ -1,5 +1,6 @@
 //! The simulated store keeps the contract of every store, in both kinds, quick, slow, and when answers
 //! get lost.
+#![cfg(feature = "server")]
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::sync::Arc;

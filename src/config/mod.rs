@@ -1,8 +1,30 @@
 //! Configuration: what the operator decides, and where the time comes from. No I/O but reading the
 //! configuration file.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `options` | the table of options; flag over environment over file over default |
+//! | `settings` | the values, read and checked |
+//! | `policy` | the numbers timelines and conversations follow |
+//! | `duration`, `secret` | two kinds of values |
+//! | `clock` | wall time from outside |
 
 pub mod clock;
+pub mod duration;
+pub mod options;
 pub mod policy;
+mod secret;
+mod settings;
+#[cfg(test)]
+mod tests;
 
 pub use clock::Clock;
+pub use options::Options;
 pub use policy::Policy;
+pub use secret::Secret;
+pub use settings::{SessionLimits, Settings, StoreChoice, TlsFiles, TokenKey};
+
+/// A configuration that cannot be used: one line for the operator.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Error(pub String);

@@ -134,6 +134,7 @@ pub async fn timelines_are_listed_in_order(mut fixture: Fixture) {
             let page = fixture.store().timelines(after.clone(), limit).await.unwrap();
             assert!(page.len() <= limit);
             let Some(last) = page.last() else { break };
+            assert!(after.as_ref().is_none_or(|after| last > after), "a page goes on");
             after = Some(last.clone());
             found.extend(page);
         }

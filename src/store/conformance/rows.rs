@@ -102,6 +102,7 @@ pub async fn pages_of_rows_follow_each_other(fixture: Fixture) {
             let page = fixture.store().rows(&timeline, Section::Conv, after.clone(), u64::MAX, limit).await.unwrap();
             assert!(page.len() <= limit);
             let Some((last, _)) = page.last() else { break };
+            assert!(after.as_ref().is_none_or(|after| last > after), "a page goes on");
             after = Some(last.clone());
             found.extend(page);
         }

@@ -116,6 +116,7 @@ pub async fn pages_follow_each_other_to_the_head(mut fixture: Fixture) {
             loop {
                 let page = fixture.read(&timeline, Span { limit, ..above(after) }).await;
                 let Some(last) = page.last() else { break };
+                assert!(last.seq > after, "a page goes on");
                 after = last.seq;
                 found.extend(page);
             }

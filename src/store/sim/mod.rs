@@ -17,6 +17,7 @@ mod faults;
 mod inspect;
 mod node;
 mod state;
+mod strict;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -309,6 +310,7 @@ impl Store for Sim {
     }
 
     fn commit(&self, commits: Vec<Commit>) -> BoxFuture<'static, Vec<Outcome>> {
+        self.shared.state().look_at(&commits);
         let immediate = self.node.quiet() && self.shared.faults().immediate();
         if immediate && !self.shared.together {
             let mut state = self.shared.state();

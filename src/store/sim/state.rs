@@ -13,6 +13,7 @@ use bytes::Bytes;
 use rand::rngs::StdRng;
 use tokio::sync::oneshot;
 
+use super::strict;
 use crate::protocol::ConvId;
 use crate::store::{Commit, Entry, Head, Mark, Outcome, Position, RowKey, Section, Span, TimelineId};
 
@@ -147,6 +148,7 @@ pub(super) struct State {
     next_id: u64,
     trace: DefaultHasher,
     steps: u64,
+    pub(super) breaches: Vec<String>,
 }
 
 impl State {
@@ -160,6 +162,7 @@ impl State {
             next_id: 0,
             trace: DefaultHasher::new(),
             steps: 0,
+            breaches: Vec::new(),
         }
     }
 
@@ -174,8 +177,8 @@ impl State {
     /// Decides one commit by itself and applies it.
     pub(super) fn decide_one(&mut self, commit: Commit) -> Outcome {
         let head = self.head(&commit.timeline);
-        let outcome = judge(head, &commit);
-        self.note(&commit, outcome);
+        let outcome = if head.position == commit.expected { Outcome::Applied } else { Outcome::Conflict(head) };
+        self.note(&head, &commit, outcome);
         if outcome == Outcome::Applied {
             self.apply(commit);
         }
@@ -188,8 +191,8 @@ impl State {
         let fits = commits.iter().zip(&heads).all(|(commit, head)| head.position == commit.expected);
         let outcome = |head: &Head| if fits { Outcome::Applied } else { Outcome::Conflict(*head) };
         let outcomes: Vec<Outcome> = heads.iter().map(outcome).collect();
-        for (commit, outcome) in commits.iter().zip(&outcomes) {
-            self.note(commit, *outcome);
+        for ((commit, head), outcome) in commits.iter().zip(&heads).zip(&outcomes) {
+            self.note(head, commit, *outcome);
         }
         outcomes
     }
@@ -218,8 +221,8 @@ impl State {
 
     /// Lets a queued call become durable as soon as all before it are.
     pub(super) fn ready(&mut self, id: u64) {
-        if let Some(call) = self.unsynced.iter_mut().find(|call| call.id == id) {
-            call.ready = true;
+        if let Ok(place) = self.unsynced.binary_search_by_key(&id, |call| call.id) {
+            self.unsynced[place].ready = true;
         }
         while self.unsynced.front().is_some_and(|call| call.ready) {
             let Some(call) = self.unsynced.pop_front() else { break };
@@ -253,10 +256,30 @@ impl State {
             .collect()
     }
 
-    fn note(&mut self, commit: &Commit, outcome: Outcome) {
+    fn note(&mut self, head: &Head, commit: &Commit, outcome: Outcome) {
         self.steps += 1;
         let applied = outcome == Outcome::Applied;
         (&commit.timeline, commit.expected, commit.term, commit.attempt, applied).hash(&mut self.trace);
+        if cfg!(debug_assertions) && applied {
+            self.blame(strict::breach(head, commit), &commit.timeline);
+        }
+    }
+
+    /// Looks at a call before it is decided.
+    pub(super) fn look_at(&mut self, call: &[Commit]) {
+        if cfg!(debug_assertions)
+            && let Some(first) = call.first()
+        {
+            self.blame(strict::breach_of_call(call), &first.timeline);
+        }
+    }
+
+    fn blame(&mut self, breach: Option<&str>, timeline: &TimelineId) {
+        if let Some(breach) = breach
+            && self.breaches.len() < 100
+        {
+            self.breaches.push(format!("{breach}: {timeline:?}"));
+        }
     }
 
     /// Mixes something else that happened into the trace.
@@ -269,8 +292,4 @@ impl State {
     pub(super) fn fingerprint(&self) -> (u64, u64) {
         (self.steps, self.trace.finish())
     }
-}
-
-fn judge(head: Head, commit: &Commit) -> Outcome {
-    if head.position == commit.expected { Outcome::Applied } else { Outcome::Conflict(head) }
 }

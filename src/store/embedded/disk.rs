@@ -1,0 +1,208 @@
+//! The engine (fjall) as the rest of the room sees it: keyspaces by name, counted batches, errors in our
+//! terms, values checked.
+//!
+//! Rules kept here: one journal for all keyspaces with manual persist; no FIFO compaction, no `clear`, no
+//! key-value separation, no `remove_weak` (each has lost data); memtables and cache bounded.
+//!
+//! Must not know timelines. How it can hurt: a batch that is acknowledged without [`Sync::Data`] is not
+//! durable; only the committer's batches are acknowledged.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use fjall::{Database, Guard, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable};
+
+use super::expiry::Expiry;
+use super::keys;
+use super::stats::{Stats, add};
+use super::values::{self, StoredHead};
+use crate::config::Clock;
+use crate::store::{Entry, Error, Result};
+
+/// Write-ahead files together: what a start has to read again at most. Less would make small flushes.
+const JOURNAL_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Sizes the engine is opened with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sizes {
+    pub(super) cache: u64,
+    pub(super) memtable: u64,
+}
+
+/// Whether a batch must be durable when it returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sync {
+    /// Yes: fdatasync of everything written so far.
+    Data,
+    /// No: durable at the latest with the next that asks.
+    Later,
+}
+
+/// The open engine.
+pub(super) struct Disk {
+    db: Database,
+    pub(super) meta: Keyspace,
+    pub(super) journal: Keyspace,
+    pub(super) heads: Keyspace,
+    pub(super) entries: Keyspace,
+    pub(super) segments: Keyspace,
+    pub(super) rows: Keyspace,
+    pub(super) expiring: Keyspace,
+    pub(super) unfinished: Keyspace,
+    pub(super) marks: Keyspace,
+    pub(super) stats: Stats,
+}
+
+/// A view of one moment.
+pub(super) type Snapshot = fjall::Snapshot;
+
+impl Disk {
+    pub(super) fn open(dir: &Path, sizes: Sizes, clock: &Clock) -> fjall::Result<Self> {
+        let clock = clock.clone();
+        let db = Database::builder(dir)
+            .manual_journal_persist(true)
+            .cache_size(sizes.cache)
+            .max_journaling_size(JOURNAL_BYTES)
+            .with_compaction_filter_factories(Arc::new(move |name| Expiry::factory(name, &clock)))
+            .open()?;
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(sizes.memtable);
+        let keyspace = |name: &str| db.keyspace(name, options);
+        Ok(Self {
+            meta: keyspace("meta")?,
+            journal: keyspace("journal")?,
+            heads: keyspace("heads")?,
+            entries: keyspace("entries")?,
+            segments: keyspace("segments")?,
+            rows: keyspace("rows")?,
+            expiring: keyspace("expiring")?,
+            unfinished: keyspace("unfinished")?,
+            marks: keyspace("marks")?,
+            stats: Stats::default(),
+            db,
+        })
+    }
+
+    /// All keyspaces, in the order of [`keys::KEYSPACES`].
+    pub(super) fn all(&self) -> [&Keyspace; keys::KEYSPACES.len()] {
+        [
+            &self.meta,
+            &self.journal,
+            &self.heads,
+            &self.entries,
+            &self.segments,
+            &self.rows,
+            &self.expiring,
+            &self.unfinished,
+            &self.marks,
+        ]
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        self.db.snapshot()
+    }
+
+    pub(super) fn batch(&self) -> Batch<'_> {
+        Batch { disk: self, inner: self.db.batch(), bytes: 0 }
+    }
+
+    /// Makes everything written durable.
+    pub(super) fn sync_all(&self) -> fjall::Result<()> {
+        add(&self.stats.fsyncs, 1);
+        self.db.persist(PersistMode::SyncAll)
+    }
+
+    /// Rewrites all tables without what was overwritten, deleted or expired.
+    pub(super) fn compact(&self) -> fjall::Result<()> {
+        for keyspace in self.all() {
+            keyspace.rotate_memtable_and_wait()?;
+            keyspace.major_compact()?;
+        }
+        Ok(())
+    }
+
+    /// The stored head of a timeline, by its key.
+    pub(super) fn head(&self, key: &[u8]) -> Result<Option<StoredHead>> {
+        let Some(value) = self.heads.get(key).map_err(|error| failed(&self.heads, &error))? else {
+            return Ok(None);
+        };
+        values::decode_head(key, &value).map(Some).ok_or_else(|| damaged(&self.heads, key))
+    }
+
+    /// The entry at a key of `entries`.
+    pub(super) fn entry(&self, key: &[u8], seq: u64) -> Result<Option<Entry>> {
+        let Some(value) = self.entries.get(key).map_err(|error| failed(&self.entries, &error))? else {
+            return Ok(None);
+        };
+        values::decode_entry(key, seq, &value).map(Some).ok_or_else(|| damaged(&self.entries, key))
+    }
+}
+
+/// Writes that happen together.
+pub(super) struct Batch<'a> {
+    disk: &'a Disk,
+    inner: OwnedWriteBatch,
+    bytes: usize,
+}
+
+impl Batch<'_> {
+    pub(super) fn insert(&mut self, keyspace: &Keyspace, key: Vec<u8>, value: Vec<u8>) {
+        self.bytes += key.len() + value.len();
+        self.inner.insert(keyspace, key, value);
+    }
+
+    pub(super) fn remove(&mut self, keyspace: &Keyspace, key: Vec<u8>) {
+        self.bytes += key.len();
+        self.inner.remove(keyspace, key);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.inner.len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Writes; counts it.
+    pub(super) fn commit(self, sync: Sync) -> fjall::Result<()> {
+        let stats = &self.disk.stats;
+        add(&stats.engine_writes, self.inner.len());
+        add(&stats.engine_bytes, self.bytes);
+        let mode = match sync {
+            Sync::Data => Some(PersistMode::SyncData),
+            Sync::Later => None,
+        };
+        add(&stats.fsyncs, usize::from(mode.is_some()));
+        self.inner.durability(mode).commit()
+    }
+}
+
+/// Key and value of something iterated.
+pub(super) fn pair(keyspace: &Keyspace, guard: Guard) -> Result<(fjall::UserKey, fjall::UserValue)> {
+    guard.into_inner().map_err(|error| failed(keyspace, &error))
+}
+
+/// One value as of a snapshot.
+pub(super) fn get(snapshot: &Snapshot, keyspace: &Keyspace, key: &[u8]) -> Result<Option<fjall::UserValue>> {
+    snapshot.get(keyspace, key).map_err(|error| failed(keyspace, &error))
+}
+
+/// The error for a value that is not what was written.
+pub(super) fn damaged(keyspace: &Keyspace, key: &[u8]) -> Error {
+    Error::Damaged(format!("{} at key {}", keyspace_name(keyspace), keys::show(key)))
+}
+
+/// The error for an engine that cannot read.
+pub(super) fn failed(keyspace: &Keyspace, error: &fjall::Error) -> Error {
+    let what = format!("{}: {error}", keyspace_name(keyspace));
+    match error {
+        fjall::Error::Storage(fjall::LsmError::Io(_)) | fjall::Error::Io(_) | fjall::Error::Poisoned => {
+            Error::Unavailable(what)
+        }
+        _ => Error::Damaged(what),
+    }
+}
+
+fn keyspace_name(keyspace: &Keyspace) -> &str {
+    keyspace.name()
+}

@@ -1,0 +1,142 @@
+//! The property test: random histories through the real engine, checked against a plain model after
+//! every step.
+//!
+//! ```text
+//!   cargo test --test property                          a few hundred seeds
+//!   EVERLINE_SEEDS=2000 cargo test --test property      as many as CI runs
+//!   EVERLINE_SEED=17 cargo test --test property         one again, with its trace
+//! ```
+//!
+//! Everything follows from the seed: one thread, tokio's paused clock, no randomness from elsewhere.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, clippy::print_stderr, missing_docs, unreachable_pub)]
+
+mod absorb;
+mod check;
+mod device;
+mod model;
+mod plan;
+mod run;
+mod user;
+mod world;
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
+
+use run::{Run, Tally};
+
+/// Seeds when nobody says how many.
+const SEEDS: u64 = 300;
+/// What must have happened at least once in a run of that many.
+const MUST_HAPPEN: [&str; 18] = [
+    "checks",
+    "conflicts",
+    "crashes",
+    "cuts",
+    "deleted",
+    "direct",
+    "duplicates",
+    "edits",
+    "jumps",
+    "kills",
+    "new devices",
+    "pauses",
+    "recalls",
+    "rejoins",
+    "resent",
+    "resets",
+    "takeovers",
+    "unavailable",
+];
+
+/// Real time after which a seed is taken to hang.
+const LONGEST: Duration = Duration::from_secs(30);
+/// Failed seeds after which no more are tried.
+const FAILURES: usize = 8;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
+/// What one seed came to: its tally and the store's fingerprint, or what went wrong with the trace.
+fn one(seed: u64) -> Result<(Tally, (u64, u64)), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let mut run = Run::new(seed);
+        let end = std::panic::AssertUnwindSafe(run.history());
+        let end = futures::FutureExt::catch_unwind(end).await.unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().cloned();
+            Err(format!("panic: {}", text.unwrap_or_else(|| "see above".into())))
+        });
+        match end {
+            Ok(_) => Ok((std::mem::take(&mut run.tally), run.fingerprint())),
+            Err(wrong) => Err(format!(
+                "{}\n{}\n\nseed {seed}: {wrong}\nreplay: EVERLINE_SEED={seed} cargo test --test property",
+                run.trace.join("\n"),
+                run.logs()
+            )),
+        }
+    })
+}
+
+#[test]
+fn every_history_keeps_the_promises() {
+    let (first, count) = match number("EVERLINE_SEED") {
+        Some(seed) => (seed, 1),
+        None => (0, number("EVERLINE_SEEDS").unwrap_or(SEEDS)),
+    };
+    let (next, total, failed) = (AtomicU64::new(first), Mutex::new(BTreeMap::new()), Mutex::new(BTreeMap::new()));
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= first + count || failed.lock().unwrap().len() >= FAILURES {
+                return;
+            }
+            let (ended, watch) = std::sync::mpsc::channel::<()>();
+            let watched = std::thread::spawn(move || {
+                // A history that never ends can't be stopped from inside its one thread.
+                if watch.recv_timeout(LONGEST) == Err(RecvTimeoutError::Timeout) {
+                    // Not `eprintln`: the harness would keep it, and it dies here.
+                    let told =
+                        format!("seed {seed} does not end\nreplay: EVERLINE_SEED={seed} cargo test --test property\n");
+                    let _ = std::io::Write::write_all(&mut std::io::stderr(), told.as_bytes());
+                    std::process::abort();
+                }
+            });
+            match one(seed) {
+                Ok((tally, _)) => {
+                    let mut total = total.lock().unwrap();
+                    tally.into_iter().for_each(|(what, n)| *total.entry(what).or_insert(0) += n);
+                }
+                Err(wrong) => drop(failed.lock().unwrap().insert(seed, wrong)),
+            }
+            drop(ended);
+            watched.join().unwrap();
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(work);
+        scope.spawn(work);
+    });
+    let total = total.into_inner().unwrap();
+    eprintln!("{count} seeds from {first}: {total:?}");
+    let failed = failed.into_inner().unwrap();
+    for wrong in failed.values().skip(1) {
+        eprintln!("also {}", wrong.split("\n\n").last().unwrap_or_default());
+    }
+    if let Some((_, wrong)) = failed.first_key_value() {
+        panic!("{wrong}");
+    }
+    let missing: Vec<_> = MUST_HAPPEN.iter().filter(|what| !total.contains_key(*what)).collect();
+    assert!(count < SEEDS || missing.is_empty(), "never happened: {missing:?}");
+}
+
+#[test]
+fn the_same_seed_is_the_same_history() {
+    for seed in 0..30 {
+        assert_eq!(one(seed).unwrap().1, one(seed).unwrap().1, "seed {seed}");
+    }
+}

@@ -1,0 +1,398 @@
+//! One seed: a history of requests, disconnections, crashes and reads, checked after every step.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use everline::protocol::*;
+use everline::store::sim::{Faults, Unknown};
+use futures::future::join_all;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+
+use crate::absorb::{Check, Model, OVERFLOW};
+use crate::check;
+use crate::device::{Device, Owes};
+use crate::model::Rules;
+use crate::plan::Plan;
+use crate::user::Item;
+use crate::world::World;
+
+/// How often each kind of thing happened.
+pub type Tally = BTreeMap<&'static str, u64>;
+
+pub struct Run {
+    rng: StdRng,
+    world: World,
+    model: Model,
+    plan: Plan,
+    devices: Vec<Device>,
+    pub tally: Tally,
+    pub trace: Vec<String>,
+}
+
+fn faults(rng: &mut StdRng, together: bool) -> Faults {
+    let ms = Duration::from_millis;
+    let latency = [ms(0)..ms(0), ms(0)..ms(5), ms(1)..ms(40)][rng.random_range(0..3)].clone();
+    let none = Faults { latency, lose_unsynced: rng.random_bool(0.8), ..Faults::none() };
+    if together {
+        return none;
+    }
+    let unknown = Unknown { happened: 1.0, did_not: 1.0, later: 1.0 };
+    let late = ms(1)..ms([20, 500, 5000][rng.random_range(0..3)]);
+    let unknown_p = [0.0, 0.05, 0.25][rng.random_range(0..3)];
+    let read_error_p = [0.0, 0.0, 0.05][rng.random_range(0..3)];
+    Faults { unknown_p, unknown, late, read_error_p, ..none }
+}
+
+impl Run {
+    pub fn new(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let together = rng.random_bool(0.5);
+        let nodes = if together { 1 } else { rng.random_range(1..=3) };
+        let rules = Rules {
+            recall_limit_ms: 24 * 60 * 60 * 1000,
+            sync_max_entries: [30, 40, 60][rng.random_range(0..3)],
+            sync_max_age_ms: 7 * 24 * 60 * 60 * 1000,
+            max_devices: 3,
+        };
+        let faults = faults(&mut rng, together);
+        let world = World::new(seed, together, nodes, faults, rules.clone());
+        let plan = Plan::new(rng.random_range(3..=5));
+        let devices = plan
+            .people
+            .iter()
+            .flat_map(|user| [Device::new(user, "phone", Owes::Nothing), Device::new(user, "tablet", Owes::Nothing)]);
+        let devices = devices.collect();
+        let trace = vec![format!("together {together}, {nodes} nodes, {:?}, {rules:?}", world.faults)];
+        Self { rng, world, model: Model::new(rules), plan, devices, tally: Tally::new(), trace }
+    }
+
+    fn count(&mut self, what: &'static str) {
+        *self.tally.entry(what).or_default() += 1;
+    }
+
+    fn note(&mut self, what: String) {
+        self.trace.push(format!("{:>4} {what}", self.trace.len()));
+    }
+
+    /// The logs as far as they are known, for whoever looks for the bug.
+    pub fn logs(&self) -> String {
+        let mut out = String::new();
+        for conv in self.model.convs.values() {
+            out += &format!("{} {:?}\n", conv.id, conv.history);
+            for (entry, seq) in conv.log.iter().zip(1..) {
+                out += &format!("  {seq} {:?}\n", entry.event);
+            }
+        }
+        for (id, user) in &self.model.users {
+            let short = |item: &Item| match item {
+                Item::Log(conv, seq) => format!("{} {seq}", &conv[..conv.len().min(10)]),
+                Item::Own(event) => event.encode().to_string(),
+            };
+            let items: Vec<_> = user.sync.iter().map(|(_, item)| short(item)).collect();
+            out += &format!("{id}: {}\n", items.join(", "));
+        }
+        out
+    }
+
+    pub fn fingerprint(&self) -> (u64, u64) {
+        self.world.fingerprint()
+    }
+
+    /// The whole history. True: it was checked to the end.
+    pub async fn history(&mut self) -> Result<bool, String> {
+        let steps = self.rng.random_range(10..50);
+        let run = async {
+            for _ in 0..steps {
+                self.step().await?;
+            }
+            self.finish().await
+        };
+        match run.await {
+            Err(wrong) if wrong.ends_with(OVERFLOW) => {
+                self.count("overflow");
+                Ok(false)
+            }
+            Err(wrong) => Err(wrong),
+            Ok(()) => Ok(true),
+        }
+    }
+
+    async fn step(&mut self) -> Check {
+        self.maintain().await?;
+        self.world.trouble(true);
+        let size = if self.rng.random_bool(0.5) { 1 } else { self.rng.random_range(2..=6) };
+        let (mut asked, mut answers) = (Vec::new(), Vec::new());
+        for _ in 0..size {
+            let (user, request) = self.choose();
+            let node = self.rng.random_range(0..self.world.nodes.len());
+            let sub = self.model.asks(&user, request.clone(), self.world.now());
+            self.note(format!("node {node}: {user} {request:?}"));
+            let (answer, look, clock) =
+                (self.world.ask(node, &user, request), self.world.look(), self.world.clock.clone());
+            answers.push(async move {
+                let answer = answer.await;
+                (answer, look.sync_head(&user), clock.now_ms())
+            });
+            asked.push(sub);
+        }
+        let answers = tokio::spawn(join_all(answers));
+        let visits = self.visits();
+        self.disturb().await?;
+        let answers = answers.await.map_err(|error| format!("answers: {error}"))?;
+        for (sub, (answer, seen, now)) in asked.into_iter().zip(answers) {
+            self.tell(sub, &answer)?;
+            self.model.answered(sub, answer, seen, now);
+        }
+        for (index, visit) in visits {
+            let (device, seen) = visit.await.map_err(|error| format!("a device: {error}"))?;
+            self.devices[index] = device;
+            *self.tally.entry("resets").or_default() += seen?.resets;
+        }
+        self.world.settle().await;
+        self.model.absorb(&self.world)?;
+        if self.world.whole() {
+            self.check().await?;
+        }
+        Ok(())
+    }
+
+    fn choose(&mut self) -> (UserId, Request) {
+        let open: Vec<_> = self.model.subs.iter().collect();
+        if let Some(sub) = open.choose(&mut self.rng).filter(|_| self.rng.random_bool(0.3))
+            && let Some(request) = self.plan.again(&sub.request)
+        {
+            *self.tally.entry("resent").or_default() += 1;
+            return (sub.user.clone(), request);
+        }
+        self.plan.request(&self.model, &mut self.rng)
+    }
+
+    /// Notes an answer in the trace and the tally; in a world without trouble there is always one.
+    fn tell(&mut self, sub: usize, answer: &Option<everline::engine::Answer>) -> Check {
+        let request = format!("{:?}", self.model.subs[sub].request);
+        let kind = request.split([' ', '(', '{']).next().unwrap_or_default().to_owned();
+        self.note(format!("  {kind} of {}: {answer:?}", self.model.subs[sub].user));
+        match answer {
+            None => self.count("unanswered"),
+            Some(Ok(AnswerBody::Sent { duplicate: true, .. })) => self.count("duplicates"),
+            Some(Ok(_)) => self.count("answered"),
+            Some(Err(refusal)) => match refusal.code {
+                ErrorCode::Unavailable => self.count("unavailable"),
+                ErrorCode::IdempotencyConflict => self.count("conflicts"),
+                ErrorCode::Overloaded => return Err("overloaded by a handful of requests".into()),
+                _ => self.count("refused"),
+            },
+        }
+        let unavailable = matches!(answer, Some(Err(refusal)) if refusal.code == ErrorCode::Unavailable);
+        let calm = self.world.together || (self.world.faults.unknown_p == 0.0 && self.world.whole());
+        if unavailable && calm && self.world.faults.read_error_p == 0.0 && self.world.orphans.is_empty() {
+            return Err(format!("unavailable, and nothing is wrong: {request}"));
+        }
+        Ok(())
+    }
+
+    /// Some devices come on-line while requests are under way.
+    #[expect(clippy::type_complexity, reason = "said once")]
+    fn visits(&mut self) -> Vec<(usize, tokio::task::JoinHandle<(Device, Result<crate::device::Seen, String>)>)> {
+        let mut visits = Vec::new();
+        for index in 0..self.devices.len() {
+            if !self.rng.random_bool(0.1) {
+                continue;
+            }
+            let node = self.rng.random_range(0..self.world.nodes.len());
+            let (engine, dead) = (self.world.nodes[node].engine.clone(), self.world.nodes[node].dead.clone());
+            let pages = self.rng.random_range(1..4);
+            let limits = (self.rng.random_range(1..12), [300, 1 << 20][self.rng.random_range(0..2)]);
+            let mut device = self.devices[index].clone();
+            self.note(format!("node {node}: {:?} visits at {}", device.caller, device.cursor));
+            self.count("visits");
+            visits.push((
+                index,
+                tokio::spawn(async move {
+                    let before = device.clone();
+                    let visit =
+                        tokio::time::timeout(Duration::from_secs(20), device.visit(&engine, pages, limits)).await;
+                    match visit {
+                        Ok(seen) if !dead.load(std::sync::atomic::Ordering::Acquire) => (device, seen),
+                        // The connection broke: what was not stored is not there.
+                        _ => (before, Ok(crate::device::Seen::default())),
+                    }
+                }),
+            ));
+        }
+        visits
+    }
+
+    /// Hurts somebody while requests are under way.
+    async fn disturb(&mut self) -> Check {
+        if self.rng.random_bool(0.85) {
+            return Ok(());
+        }
+        let wait = Duration::from_micros(self.rng.random_range(0..50_000));
+        if self.rng.random_bool(0.7) {
+            tokio::time::sleep(wait).await;
+        } else {
+            for _ in 0..self.rng.random_range(0..12) {
+                tokio::task::yield_now().await;
+            }
+        }
+        let node = self.rng.random_range(0..self.world.nodes.len());
+        match self.rng.random_range(0..4) {
+            _ if self.world.together => {
+                self.note("crash".into());
+                self.count("crashes");
+                self.world.crash(node).await?;
+            }
+            0 => {
+                self.note(format!("node {node} is killed"));
+                self.count("kills");
+                self.world.crash(node).await?;
+            }
+            1 => {
+                self.note(format!("node {node} is paused"));
+                self.count("pauses");
+                self.world.pause(node, true);
+            }
+            2 => {
+                self.note(format!("node {node} is cut off"));
+                self.count("cuts");
+                self.world.cut(node, true);
+            }
+            _ => {
+                let victim = self.world.nodes[node].incarnation;
+                let by = self.rng.random_range(0..self.world.nodes.len());
+                self.note(format!("node {by} takes node {node} for dead"));
+                if self.world.take_over(by, Some(victim)).await {
+                    self.count("takeovers");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Between steps: the paused go on, the dead are taken over, time passes, devices are lost.
+    async fn maintain(&mut self) -> Check {
+        for node in 0..self.world.nodes.len() {
+            if self.rng.random_bool(0.5) {
+                self.world.pause(node, false);
+                self.world.cut(node, false);
+            }
+        }
+        if !self.world.together && !self.world.orphans.is_empty() && self.rng.random_bool(0.5) {
+            let able: Vec<_> = (0..self.world.nodes.len())
+                .filter(|n| !self.world.nodes[*n].paused && !self.world.nodes[*n].cut)
+                .collect();
+            if let Some(by) = able.choose(&mut self.rng) {
+                self.note(format!("node {by} takes over {:?}", self.world.orphans));
+                if self.world.take_over(*by, None).await {
+                    self.count("takeovers");
+                }
+            }
+        }
+        if self.rng.random_bool(0.02) {
+            let hours = [1, 25, 200][self.rng.random_range(0..3)];
+            self.note(format!("{hours} hours pass"));
+            self.count("jumps");
+            self.world.clock.jump(hours * 60 * 60 * 1000);
+        }
+        if self.rng.random_bool(0.05) {
+            let index = self.rng.random_range(0..self.devices.len());
+            self.devices[index].owes = Owes::Hello;
+            self.count("new devices");
+        }
+        Ok(())
+    }
+
+    /// Everything that must hold when all is quiet; reads are faultless here.
+    async fn check(&mut self) -> Check {
+        self.count("checks");
+        check::complete(&self.model)?;
+        let (model, world, rng) = (&self.model, &self.world, &mut self.rng);
+        let convs: Vec<_> = model.convs.values().filter(|conv| conv.exists).collect();
+        for user in &self.plan.people {
+            let engine = &world.nodes[rng.random_range(0..world.nodes.len())].engine;
+            check::conversations(model, engine, user, rng.random_range(1..5)).await?;
+            if rng.random_bool(0.3) {
+                check::page(model, world, engine, user, rng).await?;
+            }
+            let Some(conv) = convs.choose(rng).filter(|_| rng.random_bool(0.3)) else { continue };
+            match conv.members.get(user) {
+                None => check::stranger(engine, user, &conv.id, false).await?,
+                Some(member) => {
+                    check::history(model, engine, user, conv, rng).await?;
+                    check::changes(model, engine, user, conv, rng.random_range(0..=conv.head() + 1)).await?;
+                    if member.present() {
+                        check::members(model, engine, user, conv, rng.random_range(1..4)).await?;
+                    } else {
+                        check::stranger(engine, user, &conv.id, true).await?;
+                    }
+                }
+            }
+        }
+        if self.rng.random_bool(0.3) {
+            let index = self.rng.random_range(0..self.devices.len());
+            self.catch_up(index).await?;
+        }
+        if self.rng.random_bool(0.1) {
+            check::erased(&self.model, &self.world)?;
+        }
+        Ok(())
+    }
+
+    /// A device comes on-line for good and must be as if it had never been away.
+    async fn catch_up(&mut self, index: usize) -> Check {
+        let node = self.rng.random_range(0..self.world.nodes.len());
+        let limits = (self.rng.random_range(1..12), [300, 1 << 20][self.rng.random_range(0..2)]);
+        let seen = self.devices[index].visit(&self.world.nodes[node].engine, 1000, limits).await?;
+        *self.tally.entry("resets").or_default() += seen.resets;
+        *self.tally.entry("stubs to the off-line").or_default() += seen.stubs;
+        check::device(&self.model, &self.devices[index])
+    }
+
+    /// All go on, the dead are taken over; then everything is looked at.
+    async fn finish(&mut self) -> Check {
+        self.note("the end".into());
+        for node in 0..self.world.nodes.len() {
+            self.world.pause(node, false);
+            self.world.cut(node, false);
+        }
+        self.world.settle().await;
+        // A mark whose deletion is unknown may stand until its node is dead.
+        let all: Vec<u64> = self.world.nodes.iter().map(|node| node.incarnation).collect();
+        self.world.orphans.extend(all);
+        if !self.world.together && !self.world.take_over(0, None).await {
+            return Err("a take-over without faults did not end".into());
+        }
+        self.world.orphans.clear();
+        self.world.settle().await;
+        self.model.absorb(&self.world)?;
+        let (marks, unfinished) = (self.world.marks(), self.world.unfinished().await);
+        if marks + unfinished > 0 {
+            return Err(format!("{marks} marks and {unfinished} unfinished fan-outs are left"));
+        }
+        self.check().await?;
+        check::erased(&self.model, &self.world)?;
+        for index in 0..self.devices.len() {
+            self.catch_up(index).await?;
+        }
+        self.tally_log();
+        Ok(())
+    }
+
+    fn tally_log(&mut self) {
+        for conv in self.model.convs.values() {
+            let mut add = |what, count: usize| *self.tally.entry(what).or_default() += count as u64;
+            add("rejoins", conv.members.values().filter(|member| member.stays.len() > 1).count());
+            add("recalls", conv.fates.values().filter(|fate| fate.recall.is_some()).count());
+            add("edits", conv.fates.values().map(|fate| fate.edits.len()).sum());
+            add("entries", conv.log.len());
+            add("direct", usize::from(conv.direct));
+        }
+        for user in self.model.users.values() {
+            let hidden: usize = user.own.values().map(|own| own.hidden.len()).sum();
+            *self.tally.entry("deleted").or_default() += hidden as u64;
+        }
+    }
+}
