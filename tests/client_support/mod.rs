@@ -12,6 +12,7 @@ use everline::protocol::*;
 use futures::{SinkExt, StreamExt};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
@@ -95,7 +96,8 @@ impl Session {
         let (mut sink, mut frames) = socket.split();
         let Some(Ok(WsMessage::Text(text))) = frames.next().await else { return };
         let Ok(ClientFrame::Hello(hello)) = ClientFrame::parse(&text) else { panic!("{text}") };
-        let user = UserId::parse(hello.token.as_deref().unwrap()).unwrap();
+        // Tokens are the server's business, not of these tests.
+        let user = UserId::parse("alice").unwrap();
         let caller = Caller { user, device: hello.device_id.clone() };
         let (out, mut queue) = mpsc::unbounded_channel::<String>();
         let flaky = hello.device_id.starts_with("flaky");
@@ -257,4 +259,41 @@ impl Session {
             let _ = out.send(frame.to_json());
         });
     }
+}
+
+/// A line to a server that breaks by the same chance as a flaky session, and counts the resets it sees.
+pub async fn breaking_line(shim: Arc<Shim>, server: std::net::SocketAddr) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}{WS_PATH}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        for number in 0.. {
+            let (mut near, _) = listener.accept().await.unwrap();
+            let mut far = TcpStream::connect(server).await.unwrap();
+            let shim = Arc::clone(&shim);
+            let mut rng = SmallRng::seed_from_u64(shim.seed ^ (number << 32));
+            tokio::spawn(async move {
+                let (mut up, mut down) = ([0; 4096], [0; 4096]);
+                loop {
+                    let done = tokio::select! {
+                        read = near.read(&mut up) => match read {
+                            Ok(n) if n > 0 => far.write_all(&up[..n]).await,
+                            _ => return,
+                        },
+                        read = far.read(&mut down) => match read {
+                            Ok(n) if n > 0 => {
+                                let resets = String::from_utf8_lossy(&down[..n]).matches(r#"{"type":"reset""#).count();
+                                shim.faults.resets.fetch_add(u32::try_from(resets).unwrap(), Ordering::Relaxed);
+                                near.write_all(&down[..n]).await
+                            }
+                            _ => return,
+                        },
+                    };
+                    if done.is_err() || rng.random_range(0..1000) < shim.faults.cut.load(Ordering::Relaxed) {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    url
 }

@@ -270,10 +270,10 @@ impl ConversationState {
                 }
                 self.known.membership = conv_seq;
                 self.read_seq = self.read_seq.max(conv_seq);
-                let role = |index| if index == 0 { Role::Owner } else { Role::Member };
-                let named = members.iter().enumerate();
-                let members = named.map(|(index, user)| (user.clone(), role(index))).collect();
+                // Who of them is the owner is not told here.
+                let members = members.iter().map(|user| (user.clone(), Role::Member)).collect();
                 self.members.get_or_insert(members);
+                self.stale.members = true;
             }
             ConversationChange::Renamed { title } => self.renamed(conv_seq, Some(title)),
             ConversationChange::Attributes { attributes } => self.attributed(conv_seq, Some(attributes)),
