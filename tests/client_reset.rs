@@ -178,6 +178,26 @@ async fn the_list_and_changes_are_paged_to_their_end() {
 }
 
 #[tokio::test]
+async fn a_row_that_moved_while_the_list_was_paged_is_looked_for_again() {
+    let (fake, cache) = (Fake::new().await, MemoryCache::default());
+    let (client, mut events, mut peer) = holding_three(&fake, &cache).await;
+    peer.send(reset("too_old", "e1", 100)).await;
+    peer.send(sync(100, 100, true, json!([]))).await;
+    let ask = peer.expect("conversations").await;
+    let after = peer.expect("history").await;
+    peer.send(list(&ask, json!([]))).await;
+    let again = peer.expect("conversations").await;
+    let mut muted = row(3, 3);
+    muted["settings"]["muted"] = json!(true);
+    peer.send(list(&again, json!([muted]))).await;
+    peer.send(history(&after, &[], None, 3)).await;
+    let ask = peer.expect("changes").await;
+    peer.send(changes(&ask, 3, json!([]), json!([]))).await;
+    until(&mut events, "Reconciled", |event| *event == Event::Reconciled).await;
+    assert!(client.conversation(conv()).await.unwrap().settings.muted);
+}
+
+#[tokio::test]
 async fn other_data_or_a_cursor_ahead_drop_the_cache_and_keep_the_outbox() {
     for reason in ["epoch_mismatch", "ahead"] {
         let (fake, cache) = (Fake::new().await, MemoryCache::default());

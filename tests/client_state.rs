@@ -328,6 +328,8 @@ fn a_reset_marks_once_where_the_hole_begins() {
     assert!(!close_if_done(&mut state));
     apply_history(&mut state, &conv(), HistoryFrom::After(3), &whole, true);
     apply_changes(&mut state, &conv(), 40, &no_changes(61), true);
+    assert!(!close_if_done(&mut state), "its row has not been read");
+    apply_conversations(&mut state, &[serde_json::from_str(&row(61, 61).to_string()).unwrap()], 70);
     assert!(close_if_done(&mut state));
     assert_eq!((state.seq(), held(&state).reconciled_seq, state.unread(&conv())), (70, Some(61), 61));
     take(&mut state, entry(62));

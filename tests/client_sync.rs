@@ -160,7 +160,7 @@ async fn an_application_that_reads_no_events_keeps_nothing_from_arriving() {
     while peer.expect("ack").await["seq"] != 50 {}
     peer.send(reset("too_old", "e1", 90)).await;
     let list = peer.expect("conversations").await;
-    peer.send(json!({"type":"conversations","id":list["id"],"conversations":[]})).await;
+    peer.send(json!({"type":"conversations","id":list["id"],"conversations":[row(51, 51)]})).await;
     let after = peer.expect("history").await;
     assert_eq!(after["after"], 50);
     let page = json!({"type":"history","id":after["id"],"entries":[stored(51)],"complete":true,"head_seq":51});

@@ -105,22 +105,21 @@ pub fn apply_conversations(state: &mut State, rows: &[ConversationSummary], aske
     for row in rows {
         let known = state.conversations.contains_key(&row.conv_id);
         let held = state.conversations.entry(row.conv_id.clone()).or_default();
+        let wanted = held.stale.row;
         held.take_row(row, asked_at);
         if !known && held.reconciled_seq.is_none() {
             held.reconciled_seq = Some(row.head_seq);
             held.held_to = row.head_seq;
         }
-        if loading != Loading::No || held.stale.row.is_some() {
+        if loading != Loading::No || wanted.is_some() {
             held.preload(preload, seq);
         }
+        held.stale.row = wanted.filter(|marked| *marked > asked_at);
         if held.left_seq.is_some() {
             held.stale.members = false;
         } else if matches!(preload, Preload::History(_)) && !held.large && !row.conv_id.is_direct() {
             // A new stay that the reset hid.
             held.stale.members |= held.members.is_none();
-        }
-        if held.stale.row.is_some_and(|marked| marked <= asked_at) || !known {
-            held.stale.row = None;
         }
         if row.read_seq >= held.read_seq {
             held.read_seq = row.read_seq;

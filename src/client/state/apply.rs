@@ -90,7 +90,7 @@ fn apply_event(state: &mut State, event: &Event, seq: Option<u64>) {
         _ => {}
     }
     let Some(conv_id) = event.conv_id() else { return };
-    let wants_members = matches!(state.preload, Preload::History(_));
+    let preload = state.preload;
     let held = state.conversations.entry(conv_id.clone()).or_default();
     match event {
         Event::Message(message) => held.insert(message, message.conv_seq, None, me),
@@ -106,7 +106,7 @@ fn apply_event(state: &mut State, event: &Event, seq: Option<u64>) {
         Event::Member { conv_seq, change, user_id, role, .. } => {
             held.member_changed(user_id, *change, *role);
             if me == Some(user_id) {
-                held.membership_changed(*conv_seq, *change, wants_members, seq);
+                held.membership_changed(*conv_seq, *change, preload, seq);
             }
         }
         Event::Conversation { conv_seq, change, .. } => held.conversation_changed(*conv_seq, change),
@@ -151,13 +151,13 @@ impl ConversationState {
 
     /// Marks what is loaded of a conversation that is new to this device. `seq`: the cursor now.
     pub(super) fn preload(&mut self, preload: Preload, seq: u64) {
-        let Preload::History(pages) = preload else { return };
-        if self.known.preloaded || self.complete_from.is_some_and(|from| from <= 1) {
+        if self.known.preloaded || preload == Preload::None || self.complete_from.is_some_and(|from| from <= 1) {
             return;
         }
         self.known.preloaded = true;
-        self.stale.older = (pages > 0).then_some(Older { pages, before: None });
         self.stale.row.get_or_insert(seq);
+        let Preload::History(pages) = preload else { return };
+        self.stale.older = (pages > 0).then_some(Older { pages, before: None });
         self.stale.members = !self.large;
     }
 
@@ -212,13 +212,13 @@ impl ConversationState {
     }
 
     /// This user's own coming or going.
-    fn membership_changed(&mut self, conv_seq: u64, change: MemberChange, wants_members: bool, seq: Option<u64>) {
+    fn membership_changed(&mut self, conv_seq: u64, change: MemberChange, preload: Preload, seq: Option<u64>) {
         match change {
             MemberChange::Role => {}
             MemberChange::Left | MemberChange::Removed => self.leave(conv_seq),
             MemberChange::Joined => {
-                self.join(conv_seq, seq);
-                self.stale.members = wants_members && !self.large;
+                self.join(conv_seq, preload, seq);
+                self.stale.members = matches!(preload, Preload::History(_)) && !self.large;
             }
         }
     }
@@ -226,7 +226,7 @@ impl ConversationState {
     /// What the time between two stays hid can be seen now with `history: full`. Where it begins may
     /// have been told by an entry, by a row, or by nothing but the end of what is held; and a row may
     /// have told the outcome before.
-    fn join(&mut self, conv_seq: u64, seq: Option<u64>) {
+    fn join(&mut self, conv_seq: u64, preload: Preload, seq: Option<u64>) {
         let left = [self.left_seq, self.rejoin_from, Some(self.held_to)].into_iter().flatten().min();
         self.rejoin_from = None;
         self.stale.generation += 1;
@@ -234,7 +234,9 @@ impl ConversationState {
         if conv_seq > self.known.membership {
             self.known.membership = conv_seq;
             self.left_seq = None;
-            self.stale.row = Some(seq.unwrap_or_default());
+            if preload != Preload::None || self.complete_from.is_some() {
+                self.stale.row = Some(seq.unwrap_or_default());
+            }
         }
         if let Some(left) = left.filter(|_| self.complete_from.is_some()) {
             self.stale.gap = Some(self.stale.gap.map_or(left, |marked| marked.min(left)));
