@@ -96,6 +96,7 @@ promises! {
     rule_5_own_effect::nothing_is_acked_before_it_is_durable notices [AckBeforeDurable, PushedBeforeDurable],
     rule_5_own_effect::an_abandoned_request_keeps_its_place notices [AbandonedRequestDropped],
     rule_5_own_effect::what_was_answered_unavailable_is_found_by_the_resend notices [],
+    rule_5_own_effect::requests_decided_together_see_each_other notices [],
     rule_7_everything::a_receipt_survives_death_at_any_write notices [ReceiptAfterRead],
     rule_7_everything::a_recall_reaches_who_is_off_line notices [RecallSkipsOffLine],
     rule_7_everything::a_delete_is_not_overtaken_by_its_message notices [DeleteOvertaken],
