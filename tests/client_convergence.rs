@@ -4,7 +4,7 @@
 //! `EVERLINE_SEED=n` runs one seed, `EVERLINE_SEEDS=n` that many.
 
 #![cfg(feature = "server")]
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, missing_docs)]
 
 mod client_support;
 

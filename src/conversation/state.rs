@@ -14,6 +14,9 @@ use crate::store::{Head, Result, Section, Store, TimelineId};
 const DEDUPE_IN_MEMORY: usize = 1024;
 const PAGE: usize = 1000;
 
+/// Users and their membership, shared by everybody who walks over them.
+pub type Roster = Arc<[(UserId, Arc<Member>)]>;
+
 /// The folded state of one conversation.
 #[derive(Debug)]
 pub struct Conversation {
@@ -26,7 +29,7 @@ pub struct Conversation {
     /// `None` before it exists.
     pub info: Option<Info>,
     members: HashMap<UserId, Arc<Member>>,
-    roster: Option<Arc<[(UserId, Arc<Member>)]>>,
+    roster: Option<Roster>,
     dedupe: Dedupe,
 }
 
@@ -112,7 +115,7 @@ impl Conversation {
     }
 
     /// The present members, by id: the order of deliveries follows from the log alone.
-    pub fn roster(&mut self) -> Arc<[(UserId, Arc<Member>)]> {
+    pub fn roster(&mut self) -> Roster {
         let members = &self.members;
         let build = || {
             let present = members.iter().filter(|(_, member)| member.present());

@@ -10,7 +10,7 @@ use super::{Answer, Inner, Refusal};
 use crate::conversation::decide::{Desk, NotDecided, changes_membership};
 use crate::conversation::entry::Appended;
 use crate::conversation::member::Member;
-use crate::conversation::state::Conversation;
+use crate::conversation::state::{Conversation, Roster};
 use crate::fanout::{Batch, Delivery, Ledger, Progress, read_log};
 use crate::planted::{Bug, planted};
 use crate::protocol::{AnswerBody, ConvId, ErrorCode, Request, UserId};
@@ -90,7 +90,7 @@ type Answers = Vec<(oneshot::Sender<Answer>, Answer)>;
 /// A commit of a conversation with the deliveries that belong to it.
 struct Outgoing {
     batch: Arc<Batch>,
-    recipients: Arc<[(UserId, Arc<Member>)]>,
+    recipients: Roster,
     /// All deliveries.
     progress: Arc<Progress>,
     /// Those to the callers themselves.
@@ -600,7 +600,7 @@ impl Inner {
 }
 
 /// Everybody to whom any of the entries is addressed, or who is handed over what he missed.
-fn recipients_of(conversation: &Conversation, entries: &[Appended]) -> Arc<[(UserId, Arc<Member>)]> {
+fn recipients_of(conversation: &Conversation, entries: &[Appended]) -> Roster {
     let mode = conversation.mode();
     let addressed = |member: &Member| {
         if planted(Bug::MembersOfNow) && !member.present() {

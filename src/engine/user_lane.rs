@@ -392,7 +392,8 @@ impl Build<'_> {
         {
             match self.desk(async |desk| desk.receipt_due(conv_id, *read_seq).await).await? {
                 Ok(Some(receipt)) => return Ok(Built::Owes(receipt)),
-                Ok(None) => {}
+                // Nothing to tell is nothing to read: decided here, for the next look may see more.
+                Ok(None) => return Ok(Built::Answer(Ok(ok_seq(self.draft.head_seq())))),
                 Err(refusal) => return Ok(Built::Answer(Err(refusal))),
             }
         }

@@ -247,7 +247,7 @@ async fn tidy(stopping: CancellationToken) {
     }
 }
 
-/// A running server.
+/// A running server. Dropping the handle does not stop it: see [`Handle::stop`].
 pub struct Handle {
     addr: SocketAddr,
     metrics_addr: Option<SocketAddr>,

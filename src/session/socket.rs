@@ -112,9 +112,14 @@ impl<S: Transport> Socket<S> {
 
     /// Gives back what a large frame took, if nothing is buffered. Call when the text is dropped.
     pub(super) async fn shrink(&mut self) {
-        if !self.swollen || !self.ws().get_ref().is_drained() {
-            return;
+        if self.swollen && self.ws().get_ref().is_drained() {
+            // Boxed: it is rare, and its memory would be part of every idle session's task.
+            Box::pin(self.renew()).await;
         }
+    }
+
+    /// Exchanges the codec.
+    async fn renew(&mut self) {
         // A pong not yet written would be lost with the codec.
         if self.ws().flush().await.is_err() {
             return;

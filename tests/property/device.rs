@@ -205,7 +205,9 @@ impl Device {
     async fn load_one(&self, engine: &Engine, of: &ConversationSummary, cache: &mut Cache, cached: bool) -> Asked<()> {
         let conv_id = of.conv_id.clone();
         let (mut since, messages_since) = (cache.reconciled, cache.reconciled);
-        while cached {
+        // A conversation not cached holds nothing that could have changed.
+        let mut more_changes = cached;
+        while more_changes {
             let answer = self.ask(engine, Request::Changes { conv_id: conv_id.clone(), since }).await?;
             let AnswerBody::Changes { recalled, edited, reacted, up_to, more, deleted, cleared_up_to } = answer else {
                 return Err(odd(&answer));
@@ -218,9 +220,7 @@ impl Device {
                 return Err(Stop::Wrong(format!("changes of {conv_id} since {since} up to {up_to}, more {more}")));
             }
             since = up_to;
-            if !more {
-                break;
-            }
+            more_changes = more;
         }
         let mut after = messages_since;
         loop {
