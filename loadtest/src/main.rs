@@ -33,9 +33,10 @@ mod wire;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::{Parser, Subcommand};
 use rand::{Rng as _, SeedableRng as _};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::stats::Report;
 use crate::target::{Common, Target};
@@ -105,7 +106,11 @@ async fn run(cli: &Cli, seed: u64) -> Result<bool> {
         _ => Vec::new(),
     };
     let mut target = Target::new(&cli.common, &flags).await?;
-    let report = command(cli, &mut target, seed).await;
+    let report = tokio::select! {
+        report = command(cli, &mut target, seed) => report,
+        // Dropping the target kills the server, which would outlive this process otherwise.
+        signal = interrupted() => signal.and_then(|name| Err(anyhow!("interrupted by {name}"))),
+    };
     let failed = report.as_ref().map_or(true, Report::failed);
     let finished = target.finish(failed).await;
     let report = report?;
@@ -114,6 +119,16 @@ async fn run(cli: &Cli, seed: u64) -> Result<bool> {
         eprintln!("data and log of the server are kept in {}", kept.display());
     }
     Ok(failed)
+}
+
+/// Waits for SIGINT or SIGTERM.
+async fn interrupted() -> Result<&'static str> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    })
 }
 
 async fn command(cli: &Cli, target: &mut Target, seed: u64) -> Result<Report> {
