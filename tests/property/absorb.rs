@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use everline::engine::Answer;
+use everline::hub::Live;
 use everline::protocol::*;
 use everline::store::{Head, TimelineId};
 
@@ -372,6 +373,23 @@ impl Model {
             .map(|point| (point.head(), point.decide(&self.rules, &sub.user, &sub.request, sub.asked_at, &[])))
             .collect();
         Err(format!("answered {answer:?}; at no point of the log is that right: {due:?}"))
+    }
+
+    /// An entry pushed to a live session: durable, and as the log has it.
+    pub fn pushed(&self, user: &UserId, live: &Live) -> Check {
+        let state = self.user(user);
+        let item = usize::try_from(live.seq - 1).ok().and_then(|index| state.sync.get(index));
+        let Some((_, item)) = item else { return Err(format!("{user} was pushed {live:?}, which is not there")) };
+        let right = match (item, &live.text) {
+            (Item::Own(due), Some(text)) => Event::decode(text).is_ok_and(|found| *due == found),
+            (Item::Own(_), None) => false,
+            (Item::Log(conv, seq), Some(text)) => {
+                let due = &self.convs[conv].entry(*seq).expect("in the log").event;
+                Event::decode(text).is_ok_and(|found| alike(due, &found))
+            }
+            (Item::Log(conv, seq), None) => state.shows(user, &self.convs[conv], *seq).is_none(),
+        };
+        if right { Ok(()) } else { Err(format!("{user} was pushed {live:?}, due is {item:?}")) }
     }
 
     /// What he made was in his own timeline when he was answered.

@@ -31,7 +31,7 @@ use run::{Run, Tally};
 /// Seeds when nobody says how many.
 const SEEDS: u64 = 300;
 /// What must have happened at least once in a run of that many.
-const MUST_HAPPEN: [&str; 18] = [
+const MUST_HAPPEN: [&str; 19] = [
     "checks",
     "conflicts",
     "crashes",
@@ -44,6 +44,7 @@ const MUST_HAPPEN: [&str; 18] = [
     "kills",
     "new devices",
     "pauses",
+    "pushed",
     "recalls",
     "rejoins",
     "resent",
@@ -139,4 +140,41 @@ fn the_same_seed_is_the_same_history() {
     for seed in 0..30 {
         assert_eq!(one(seed).unwrap().1, one(seed).unwrap().1, "seed {seed}");
     }
+}
+
+/// The generator is blind to none of the bugs it is here for: each planted alone is found.
+/// `RUSTFLAGS="--cfg planted_bugs" cargo test --test property planted -- --nocapture`
+#[cfg(planted_bugs)]
+#[test]
+fn every_planted_bug_is_found() {
+    use everline::planted::{Bug, choose};
+
+    let wanted = std::env::var("EVERLINE_BUG").ok();
+    let bugs: Vec<Bug> =
+        Bug::ALL.iter().copied().filter(|bug| wanted.as_ref().is_none_or(|name| format!("{bug:?}") == *name)).collect();
+    let (next, missed) = (AtomicU64::new(0), Mutex::new(Vec::new()));
+    let work = || {
+        while let Some(bug) = bugs.get(usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap()) {
+            choose(Some(*bug));
+            let seeds = number("EVERLINE_SEEDS").unwrap_or(SEEDS);
+            let found = (0..seeds).find_map(|seed| one(seed).err().map(|wrong| (seed, wrong)));
+            match found {
+                Some((seed, wrong)) => {
+                    let wrong = wrong.split(&format!("seed {seed}: ")).last().unwrap_or_default().to_owned();
+                    let wrong: String = wrong.lines().next().unwrap_or_default().chars().take(160).collect();
+                    eprintln!("{bug:?}: found by seed {seed}: {wrong}");
+                }
+                None => {
+                    eprintln!("{bug:?}: NOT found by {seeds} seeds");
+                    missed.lock().unwrap().push(*bug);
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(work);
+        scope.spawn(work);
+    });
+    let missed = missed.into_inner().unwrap();
+    assert!(missed.is_empty(), "not found: {missed:?}");
 }

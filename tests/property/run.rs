@@ -57,8 +57,8 @@ impl Run {
             max_devices: 3,
         };
         let faults = faults(&mut rng, together);
-        let world = World::new(seed, together, nodes, faults, rules.clone());
         let plan = Plan::new(rng.random_range(3..=5));
+        let world = World::new(seed, together, nodes, faults, rules.clone(), plan.people.clone());
         let devices = plan
             .people
             .iter()
@@ -152,9 +152,30 @@ impl Run {
         }
         self.world.settle().await;
         self.model.absorb(&self.world)?;
+        self.listen()?;
         if self.world.whole() {
             self.check().await?;
         }
+        Ok(())
+    }
+
+    /// What was pushed is what stands in the log, in its order; with one writer, all of it.
+    fn listen(&mut self) -> Check {
+        let together = self.world.together;
+        let mut pushed = 0;
+        for seat in self.world.seats() {
+            let batch = seat.take();
+            pushed += batch.len() as u64;
+            for live in batch {
+                let next = if together { live.seq == seat.last + 1 || seat.last == 0 } else { live.seq > seat.last };
+                if !next {
+                    return Err(format!("{} was pushed {} after {}", seat.user, live.seq, seat.last));
+                }
+                seat.last = live.seq;
+                self.model.pushed(&seat.user, &live)?;
+            }
+        }
+        *self.tally.entry("pushed").or_default() += pushed;
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use everline::config::{Clock, Policy};
 use everline::conversation::entry;
 use everline::conversation::pointer::Pointer;
 use everline::engine::{Answer, Caller, Engine};
-use everline::hub::Hub;
+use everline::hub::{Hub, Live, Registration, Signal};
 use everline::protocol::*;
 use everline::store::sim::{Faults, Sim, SimOptions};
 use everline::store::{Entry, Head, Store, TimelineId};
@@ -25,6 +25,28 @@ pub struct Node {
     pub dead: Arc<AtomicBool>,
     pub paused: bool,
     pub cut: bool,
+    /// A live session of each user.
+    seats: Vec<Seat>,
+}
+
+/// A live session that only listens.
+pub struct Seat {
+    pub user: UserId,
+    registration: Registration,
+    /// The last seq it was pushed.
+    pub last: u64,
+}
+
+impl Seat {
+    /// What was pushed since; of one that fell behind, nothing.
+    pub fn take(&mut self) -> Vec<Live> {
+        let mut batch = Vec::new();
+        if self.registration.take(&mut batch) == Signal::Behind {
+            self.last = self.registration.newest();
+            self.registration.follow(self.last);
+        }
+        batch
+    }
 }
 
 pub struct World {
@@ -37,6 +59,7 @@ pub struct World {
     /// Incarnations that died with marks perhaps left.
     pub orphans: Vec<u64>,
     incarnations: u64,
+    people: Vec<UserId>,
 }
 
 /// The read-only view of the store that request futures carry.
@@ -50,7 +73,7 @@ impl Look {
 }
 
 impl World {
-    pub fn new(seed: u64, together: bool, nodes: usize, faults: Faults, rules: Rules) -> Self {
+    pub fn new(seed: u64, together: bool, nodes: usize, faults: Faults, rules: Rules, people: Vec<UserId>) -> Self {
         let clock = Clock::simulated(1_795_000_000_000);
         let sim = Sim::new(SimOptions { seed, clock: clock.clone(), together, faults: Faults::none() });
         let policy = Policy {
@@ -61,8 +84,17 @@ impl World {
             max_devices: rules.max_devices,
             ..Policy::default()
         };
-        let mut world =
-            Self { sim, together, faults, clock, policy, nodes: Vec::new(), orphans: Vec::new(), incarnations: 0 };
+        let mut world = Self {
+            sim,
+            together,
+            faults,
+            clock,
+            policy,
+            nodes: Vec::new(),
+            orphans: Vec::new(),
+            incarnations: 0,
+            people,
+        };
         for _ in 0..nodes {
             let handle = world.sim.handle();
             let node = world.start(handle);
@@ -75,9 +107,16 @@ impl World {
         self.incarnations += 1;
         let shared: Arc<dyn Store> = Arc::new(store.clone());
         let (hub, clock) = (Arc::new(Hub::default()), self.clock.clone());
+        let listener = DeviceId::parse("listener").expect("a name");
+        let seat = |user: &UserId| {
+            let registration = hub.register(user, &listener);
+            registration.follow(0);
+            Seat { user: user.clone(), registration, last: 0 }
+        };
+        let seats = self.people.iter().map(seat).collect();
         let engine = Engine::new(shared, hub, clock, self.policy.clone(), self.incarnations);
         let dead = Arc::new(AtomicBool::new(false));
-        Node { engine, store, incarnation: self.incarnations, dead, paused: false, cut: false }
+        Node { engine, store, incarnation: self.incarnations, dead, paused: false, cut: false, seats }
     }
 
     pub fn now(&self) -> u64 {
@@ -168,6 +207,11 @@ impl World {
         let dump = self.sim.dump(&TimelineId::Conversation(conv.clone()));
         let has = |data: &[u8]| data.windows(text.len()).any(|window| window == text.as_bytes());
         dump.entries.iter().any(|entry| has(&entry.data)) || dump.rows.iter().any(|(_, value, _)| has(value))
+    }
+
+    /// Everybody who listens, on every node.
+    pub fn seats(&mut self) -> impl Iterator<Item = &mut Seat> {
+        self.nodes.iter_mut().flat_map(|node| node.seats.iter_mut())
     }
 
     pub fn marks(&self) -> usize {
