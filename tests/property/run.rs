@@ -1,8 +1,10 @@
 //! One seed: a history of requests, disconnections, crashes and reads, checked after every step.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use everline::engine::Answer;
 use everline::protocol::*;
 use everline::store::sim::{Faults, Unknown};
 use futures::future::join_all;
@@ -18,6 +20,22 @@ use crate::plan::Plan;
 use crate::user::Item;
 use crate::world::World;
 
+/// What became of a history.
+#[derive(Debug, PartialEq, Eq)]
+pub enum End {
+    Checked,
+    /// More happened in one step than a sync timeline keeps: not checked to the end.
+    Unknown,
+    /// The process died, and with it everything that runs: call `reopen` in another, and go on.
+    Died,
+}
+
+/// Not a violation: everything ends here, and goes on after `reopen`.
+const DIED: &str = "died";
+
+/// An answer, when it has come: the caller's sync head and the time then.
+type Told = Arc<Mutex<Option<(Option<Answer>, u64, u64)>>>;
+
 /// How often each kind of thing happened.
 pub type Tally = BTreeMap<&'static str, u64>;
 
@@ -27,6 +45,8 @@ pub struct Run {
     model: Model,
     plan: Plan,
     devices: Vec<Device>,
+    /// Steps to go.
+    left: usize,
     pub tally: Tally,
     pub trace: Vec<String>,
 }
@@ -46,9 +66,10 @@ fn faults(rng: &mut StdRng, together: bool) -> Faults {
 }
 
 impl Run {
-    pub fn new(seed: u64) -> Self {
+    /// `directory`: on the embedded store; else on a simulated one.
+    pub fn new(seed: u64, directory: bool) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let together = rng.random_bool(0.5);
+        let together = rng.random_bool(0.5) || directory;
         let nodes = if together { 1 } else { rng.random_range(1..=3) };
         let rules = Rules {
             recall_limit_ms: 24 * 60 * 60 * 1000,
@@ -58,14 +79,17 @@ impl Run {
         };
         let faults = faults(&mut rng, together);
         let plan = Plan::new(rng.random_range(3..=5));
-        let world = World::new(seed, together, nodes, faults, rules.clone(), plan.people.clone());
+        let world =
+            World::new((!directory).then_some(seed), together, nodes, faults, rules.clone(), plan.people.clone());
         let devices = plan
             .people
             .iter()
             .flat_map(|user| [Device::new(user, "phone", Owes::Nothing), Device::new(user, "tablet", Owes::Nothing)]);
         let devices = devices.collect();
         let trace = vec![format!("together {together}, {nodes} nodes, {:?}, {rules:?}", world.faults)];
-        Self { rng, world, model: Model::new(rules), plan, devices, tally: Tally::new(), trace }
+        let left = rng.random_range(10..50);
+        let (model, tally) = (Model::new(rules), Tally::new());
+        Self { rng, world, model, plan, devices, left, tally, trace }
     }
 
     fn count(&mut self, what: &'static str) {
@@ -100,23 +124,33 @@ impl Run {
         self.world.fingerprint()
     }
 
-    /// The whole history. True: it was checked to the end.
-    pub async fn history(&mut self) -> Result<bool, String> {
-        let steps = self.rng.random_range(10..50);
-        let run = async {
-            for _ in 0..steps {
-                self.step().await?;
-            }
-            self.finish().await
-        };
-        match run.await {
+    /// The history to its end, or until its process dies.
+    pub async fn history(&mut self) -> Result<End, String> {
+        match self.steps().await {
             Err(wrong) if wrong.ends_with(OVERFLOW) => {
                 self.count("overflow");
-                Ok(false)
+                Ok(End::Unknown)
             }
+            Err(wrong) if wrong == DIED => Ok(End::Died),
             Err(wrong) => Err(wrong),
-            Ok(()) => Ok(true),
+            Ok(()) => Ok(End::Checked),
         }
+    }
+
+    async fn steps(&mut self) -> Check {
+        while self.left > 0 {
+            self.left -= 1;
+            self.step().await?;
+        }
+        self.finish().await
+    }
+
+    /// The next process opens what the one before left behind.
+    pub async fn reopen(&mut self) -> Result<(), String> {
+        self.world.reopen().await;
+        self.world.settle().await;
+        self.model.absorb(&self.world)?;
+        self.check().await
     }
 
     async fn step(&mut self) -> Check {
@@ -131,20 +165,26 @@ impl Run {
             self.note(format!("node {node}: {user} {request:?}"));
             let (answer, look, clock) =
                 (self.world.ask(node, &user, request), self.world.look(), self.world.clock.clone());
+            let told = Told::default();
+            asked.push((sub, Arc::clone(&told)));
             answers.push(async move {
                 let answer = answer.await;
-                (answer, look.sync_head(&user), clock.now_ms())
+                *told.lock().expect("whole") = Some((answer, look.sync_head(&user), clock.now_ms()));
             });
-            asked.push(sub);
         }
         let answers = tokio::spawn(join_all(answers));
         let visits = self.visits();
-        self.disturb().await?;
-        let answers = answers.await.map_err(|error| format!("answers: {error}"))?;
-        for (sub, (answer, seen, now)) in asked.into_iter().zip(answers) {
+        let disturbed = self.disturb().await;
+        if disturbed.is_ok() {
+            answers.await.map_err(|error| format!("answers: {error}"))?;
+        }
+        for (sub, told) in asked {
+            let told = told.lock().expect("whole").take();
+            let (answer, seen, now) = told.unwrap_or((None, 0, self.world.now()));
             self.tell(sub, &answer)?;
             self.model.answered(sub, answer, seen, now);
         }
+        disturbed?;
         for (index, visit) in visits {
             let (device, seen) = visit.await.map_err(|error| format!("a device: {error}"))?;
             self.devices[index] = device;
@@ -191,7 +231,7 @@ impl Run {
     }
 
     /// Notes an answer in the trace and the tally; in a world without trouble there is always one.
-    fn tell(&mut self, sub: usize, answer: &Option<everline::engine::Answer>) -> Check {
+    fn tell(&mut self, sub: usize, answer: &Option<Answer>) -> Check {
         let request = format!("{:?}", self.model.subs[sub].request);
         let kind = request.split([' ', '(', '{']).next().unwrap_or_default().to_owned();
         self.note(format!("  {kind} of {}: {answer:?}", self.model.subs[sub].user));
@@ -264,12 +304,15 @@ impl Run {
             _ if self.world.together => {
                 self.note("crash".into());
                 self.count("crashes");
-                self.world.crash(node).await?;
+                self.world.crash(node).await;
+                if self.world.is_directory() {
+                    return Err(DIED.into());
+                }
             }
             0 => {
                 self.note(format!("node {node} is killed"));
                 self.count("kills");
-                self.world.crash(node).await?;
+                self.world.crash(node).await;
             }
             1 => {
                 self.note(format!("node {node} is paused"));
