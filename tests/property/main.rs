@@ -15,12 +15,15 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, clippy::print_stderr, missing_docs, unreachable_pub)]
 
 mod absorb;
+mod answers;
 mod check;
+mod decide;
 mod device;
 mod model;
 mod place;
 mod plan;
 mod run;
+mod trouble;
 mod user;
 mod world;
 
