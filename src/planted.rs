@@ -100,6 +100,12 @@ bugs! {
     DuplicateCheckedLast,
     /// 12: the name of a new conversation does not follow from (creator, op_id).
     CreateMakesAnother,
+    /// 13: a client takes an older answer's body back in.
+    OlderAnswerBelieved,
+    /// -: a session follows though something was pushed since its last page.
+    LostWakeUp,
+    /// -: what does not fit a session's queue is dropped and the session goes on.
+    OverflowForgotten,
     /// -: answered before the commit is durable.
     AckBeforeDurable,
     /// -: sessions are told before the commit is durable.

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use futures::task::AtomicWaker;
 
 use super::{Hub, Live};
+use crate::planted::{Bug, planted};
 use crate::protocol::{CloseCode, DeviceId, UserId};
 
 /// Entries a session may have waiting. A session that has more reads its log.
@@ -69,7 +70,7 @@ impl Seat {
         if fits {
             state.queue.extend_from_slice(entries);
         } else {
-            state.following = false;
+            state.following = planted(Bug::OverflowForgotten);
             state.queue = Vec::new();
         }
         self.signal(state);
@@ -137,7 +138,7 @@ impl Registration {
     /// the queue. False: something was; read on first.
     pub fn follow(&self, position: u64) -> bool {
         let mut state = self.seat.state();
-        state.following = state.newest <= position;
+        state.following = state.newest <= position || planted(Bug::LostWakeUp);
         state.following
     }
 

@@ -95,9 +95,9 @@ impl Draft {
         self.rows.iter().rev().find(|row| row.key == *key).map(|row| row.value.as_ref())
     }
 
-    /// How many rows of a section this draft writes.
-    pub fn pending_rows(&self, section: crate::store::Section) -> usize {
-        self.rows.iter().filter(|row| row.key.section == section && row.value.is_some()).count()
+    /// The rows of a section this draft writes (none it removes).
+    pub fn pending_rows(&self, section: crate::store::Section) -> impl Iterator<Item = &RowKey> {
+        self.rows.iter().filter(move |row| row.key.section == section && row.value.is_some()).map(|row| &row.key)
     }
 
     /// Raises the floor.

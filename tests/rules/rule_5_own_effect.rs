@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use everline::protocol::{AnswerBody, DeviceId, Request};
 use everline::store::sim::{Faults, Moment};
 
 use super::gate::When;
@@ -94,6 +95,41 @@ pub async fn an_abandoned_request_keeps_its_place() -> Proof {
     ensure_eq!(events(&world, &conv)?.len(), 4, "entries");
     rest().await;
     all_delivered(&world, &conv)
+}
+
+/// A hello, a goodbye and a logout that wait together are decided one after the other.
+pub async fn requests_decided_together_see_each_other() -> Proof {
+    let (mut world, conv) = (World::apart(), direct("alice", "bob"));
+    world.policy.max_devices = 2;
+    let node = world.node();
+    node.send("alice", &conv, "m1").await?;
+    rest().await;
+    let device = |name: &str| everline::engine::Caller { user: user("bob"), device: DeviceId::parse(name).unwrap() };
+    let hello = |name: &str| {
+        let (engine, caller) = (node.engine.clone(), device(name));
+        tokio::spawn(async move { engine.hello(&caller, None).await })
+    };
+    hello("old").await.unwrap().unwrap();
+    let busy = node.gate.hold(of("bob"), When::Before);
+    node.start("bob", Request::Clear { conv_id: conv.clone(), up_to: 1 });
+    busy.reached().await;
+    node.engine.goodbye(&device("old"), 7);
+    let logout = |name: &str| Request::Logout { device_id: DeviceId::parse(name).unwrap() };
+    let tablet = hello("tablet");
+    tokio::task::yield_now().await;
+    let out = node.start("bob", logout("tablet"));
+    let third = hello("third");
+    tokio::task::yield_now().await;
+    busy.release();
+    tablet.await.unwrap().map_err(|refusal| format!("tablet: {:?}", refusal.code))?;
+    answer(out).await?;
+    third.await.unwrap().map_err(|refusal| format!("third: {:?}", refusal.code))?;
+    let AnswerBody::Devices { devices } = node.ask("bob", Request::Devices).await? else {
+        return Err("devices".into());
+    };
+    let known: Vec<_> = devices.iter().map(|device| (device.device_id.as_str(), device.acked_seq)).collect();
+    ensure_eq!(known, [("old", 7), ("third", 0)], "bob's devices");
+    Ok(())
 }
 
 /// The caller is told `unavailable`; the request is decided all the same, and once.
