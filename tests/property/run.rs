@@ -1,10 +1,10 @@
 //! One seed: a history of requests, disconnections, crashes and reads, checked after every step.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 
+use everline::engine::{Answer, Caller};
 use everline::protocol::*;
-use everline::store::sim::{Faults, Unknown};
 use futures::future::join_all;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -15,40 +15,48 @@ use crate::check;
 use crate::device::{Device, Owes};
 use crate::model::Rules;
 use crate::plan::Plan;
+use crate::trouble::faults;
 use crate::user::Item;
 use crate::world::World;
+
+/// What became of a history.
+#[derive(Debug, PartialEq, Eq)]
+pub enum End {
+    Checked,
+    /// More happened in one step than a sync timeline keeps: not checked to the end.
+    Unknown,
+    /// The process died, and with it everything that runs: call `reopen` in another, and go on.
+    Died,
+}
+
+/// Not a violation: everything ends here, and goes on after `reopen`.
+pub const DIED: &str = "died";
+
+/// An answer, when it has come: the caller's sync head and the time then.
+type Told = Arc<Mutex<Option<(Option<Answer>, u64, u64)>>>;
 
 /// How often each kind of thing happened.
 pub type Tally = BTreeMap<&'static str, u64>;
 
 pub struct Run {
-    rng: StdRng,
-    world: World,
-    model: Model,
-    plan: Plan,
-    devices: Vec<Device>,
+    pub rng: StdRng,
+    pub world: World,
+    pub model: Model,
+    pub plan: Plan,
+    pub devices: Vec<Device>,
+    /// What the users have registered.
+    registered: BTreeMap<UserId, BTreeSet<DeviceId>>,
+    /// Steps to go.
+    pub left: usize,
     pub tally: Tally,
     pub trace: Vec<String>,
 }
 
-fn faults(rng: &mut StdRng, together: bool) -> Faults {
-    let ms = Duration::from_millis;
-    let latency = [ms(0)..ms(0), ms(0)..ms(5), ms(1)..ms(40)][rng.random_range(0..3)].clone();
-    let none = Faults { latency, lose_unsynced: rng.random_bool(0.8), ..Faults::none() };
-    if together {
-        return none;
-    }
-    let unknown = Unknown { happened: 1.0, did_not: 1.0, later: 1.0 };
-    let late = ms(1)..ms([20, 500, 5000][rng.random_range(0..3)]);
-    let unknown_p = [0.0, 0.05, 0.25][rng.random_range(0..3)];
-    let read_error_p = [0.0, 0.0, 0.05][rng.random_range(0..3)];
-    Faults { unknown_p, unknown, late, read_error_p, ..none }
-}
-
 impl Run {
-    pub fn new(seed: u64) -> Self {
+    /// `directory`: on the embedded store; else on a simulated one.
+    pub fn new(seed: u64, directory: bool) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let together = rng.random_bool(0.5);
+        let together = rng.random_bool(0.5) || directory;
         let nodes = if together { 1 } else { rng.random_range(1..=3) };
         let rules = Rules {
             recall_limit_ms: 24 * 60 * 60 * 1000,
@@ -57,22 +65,25 @@ impl Run {
             max_devices: 3,
         };
         let faults = faults(&mut rng, together);
-        let world = World::new(seed, together, nodes, faults, rules.clone());
         let plan = Plan::new(rng.random_range(3..=5));
+        let world =
+            World::new((!directory).then_some(seed), together, nodes, faults, rules.clone(), plan.people.clone());
         let devices = plan
             .people
             .iter()
             .flat_map(|user| [Device::new(user, "phone", Owes::Nothing), Device::new(user, "tablet", Owes::Nothing)]);
         let devices = devices.collect();
         let trace = vec![format!("together {together}, {nodes} nodes, {:?}, {rules:?}", world.faults)];
-        Self { rng, world, model: Model::new(rules), plan, devices, tally: Tally::new(), trace }
+        let left = rng.random_range(10..50);
+        let (model, tally) = (Model::new(rules), Tally::new());
+        Self { rng, world, model, plan, devices, registered: BTreeMap::new(), left, tally, trace }
     }
 
-    fn count(&mut self, what: &'static str) {
+    pub fn count(&mut self, what: &'static str) {
         *self.tally.entry(what).or_default() += 1;
     }
 
-    fn note(&mut self, what: String) {
+    pub fn note(&mut self, what: String) {
         self.trace.push(format!("{:>4} {what}", self.trace.len()));
     }
 
@@ -100,23 +111,33 @@ impl Run {
         self.world.fingerprint()
     }
 
-    /// The whole history. True: it was checked to the end.
-    pub async fn history(&mut self) -> Result<bool, String> {
-        let steps = self.rng.random_range(10..50);
-        let run = async {
-            for _ in 0..steps {
-                self.step().await?;
-            }
-            self.finish().await
-        };
-        match run.await {
+    /// The history to its end, or until its process dies.
+    pub async fn history(&mut self) -> Result<End, String> {
+        match self.steps().await {
             Err(wrong) if wrong.ends_with(OVERFLOW) => {
                 self.count("overflow");
-                Ok(false)
+                Ok(End::Unknown)
             }
+            Err(wrong) if wrong == DIED => Ok(End::Died),
             Err(wrong) => Err(wrong),
-            Ok(()) => Ok(true),
+            Ok(()) => Ok(End::Checked),
         }
+    }
+
+    async fn steps(&mut self) -> Check {
+        while self.left > 0 {
+            self.left -= 1;
+            self.step().await?;
+        }
+        self.finish().await
+    }
+
+    /// The next process opens what the one before left behind.
+    pub async fn reopen(&mut self) -> Result<(), String> {
+        self.world.reopen().await;
+        self.world.settle().await;
+        self.model.absorb(&self.world)?;
+        self.check().await
     }
 
     async fn step(&mut self) -> Check {
@@ -131,20 +152,26 @@ impl Run {
             self.note(format!("node {node}: {user} {request:?}"));
             let (answer, look, clock) =
                 (self.world.ask(node, &user, request), self.world.look(), self.world.clock.clone());
+            let told = Told::default();
+            asked.push((sub, Arc::clone(&told)));
             answers.push(async move {
                 let answer = answer.await;
-                (answer, look.sync_head(&user), clock.now_ms())
+                *told.lock().expect("whole") = Some((answer, look.sync_head(&user), clock.now_ms()));
             });
-            asked.push(sub);
         }
         let answers = tokio::spawn(join_all(answers));
         let visits = self.visits();
-        self.disturb().await?;
-        let answers = answers.await.map_err(|error| format!("answers: {error}"))?;
-        for (sub, (answer, seen, now)) in asked.into_iter().zip(answers) {
+        let disturbed = self.disturb().await;
+        if disturbed.is_ok() {
+            answers.await.map_err(|error| format!("answers: {error}"))?;
+        }
+        for (sub, told) in asked {
+            let told = told.lock().expect("whole").take();
+            let (answer, seen, now) = told.unwrap_or((None, 0, self.world.now()));
             self.tell(sub, &answer)?;
             self.model.answered(sub, answer, seen, now);
         }
+        disturbed?;
         for (index, visit) in visits {
             let (device, seen) = visit.await.map_err(|error| format!("a device: {error}"))?;
             self.devices[index] = device;
@@ -152,9 +179,30 @@ impl Run {
         }
         self.world.settle().await;
         self.model.absorb(&self.world)?;
+        self.listen()?;
         if self.world.whole() {
             self.check().await?;
         }
+        Ok(())
+    }
+
+    /// What was pushed is what stands in the log, in its order; with one writer, all of it.
+    fn listen(&mut self) -> Check {
+        let together = self.world.together;
+        let mut pushed = 0;
+        for seat in self.world.seats() {
+            let batch = seat.take();
+            pushed += batch.len() as u64;
+            for live in batch {
+                let next = if together { live.seq == seat.last + 1 || seat.last == 0 } else { live.seq > seat.last };
+                if !next {
+                    return Err(format!("{} was pushed {} after {}", seat.user, live.seq, seat.last));
+                }
+                seat.last = live.seq;
+                self.model.pushed(&seat.user, &live)?;
+            }
+        }
+        *self.tally.entry("pushed").or_default() += pushed;
         Ok(())
     }
 
@@ -170,7 +218,7 @@ impl Run {
     }
 
     /// Notes an answer in the trace and the tally; in a world without trouble there is always one.
-    fn tell(&mut self, sub: usize, answer: &Option<everline::engine::Answer>) -> Check {
+    fn tell(&mut self, sub: usize, answer: &Option<Answer>) -> Check {
         let request = format!("{:?}", self.model.subs[sub].request);
         let kind = request.split([' ', '(', '{']).next().unwrap_or_default().to_owned();
         self.note(format!("  {kind} of {}: {answer:?}", self.model.subs[sub].user));
@@ -189,118 +237,6 @@ impl Run {
         let calm = self.world.together || (self.world.faults.unknown_p == 0.0 && self.world.whole());
         if unavailable && calm && self.world.faults.read_error_p == 0.0 && self.world.orphans.is_empty() {
             return Err(format!("unavailable, and nothing is wrong: {request}"));
-        }
-        Ok(())
-    }
-
-    /// Some devices come on-line while requests are under way.
-    #[expect(clippy::type_complexity, reason = "said once")]
-    fn visits(&mut self) -> Vec<(usize, tokio::task::JoinHandle<(Device, Result<crate::device::Seen, String>)>)> {
-        let mut visits = Vec::new();
-        for index in 0..self.devices.len() {
-            if !self.rng.random_bool(0.1) {
-                continue;
-            }
-            let node = self.rng.random_range(0..self.world.nodes.len());
-            let (engine, dead) = (self.world.nodes[node].engine.clone(), self.world.nodes[node].dead.clone());
-            let pages = self.rng.random_range(1..4);
-            let limits = (self.rng.random_range(1..12), [300, 1 << 20][self.rng.random_range(0..2)]);
-            let mut device = self.devices[index].clone();
-            self.note(format!("node {node}: {:?} visits at {}", device.caller, device.cursor));
-            self.count("visits");
-            visits.push((
-                index,
-                tokio::spawn(async move {
-                    let before = device.clone();
-                    let visit =
-                        tokio::time::timeout(Duration::from_secs(20), device.visit(&engine, pages, limits)).await;
-                    match visit {
-                        Ok(seen) if !dead.load(std::sync::atomic::Ordering::Acquire) => (device, seen),
-                        // The connection broke: what was not stored is not there.
-                        _ => (before, Ok(crate::device::Seen::default())),
-                    }
-                }),
-            ));
-        }
-        visits
-    }
-
-    /// Hurts somebody while requests are under way.
-    async fn disturb(&mut self) -> Check {
-        if self.rng.random_bool(0.85) {
-            return Ok(());
-        }
-        let wait = Duration::from_micros(self.rng.random_range(0..50_000));
-        if self.rng.random_bool(0.7) {
-            tokio::time::sleep(wait).await;
-        } else {
-            for _ in 0..self.rng.random_range(0..12) {
-                tokio::task::yield_now().await;
-            }
-        }
-        let node = self.rng.random_range(0..self.world.nodes.len());
-        match self.rng.random_range(0..4) {
-            _ if self.world.together => {
-                self.note("crash".into());
-                self.count("crashes");
-                self.world.crash(node).await?;
-            }
-            0 => {
-                self.note(format!("node {node} is killed"));
-                self.count("kills");
-                self.world.crash(node).await?;
-            }
-            1 => {
-                self.note(format!("node {node} is paused"));
-                self.count("pauses");
-                self.world.pause(node, true);
-            }
-            2 => {
-                self.note(format!("node {node} is cut off"));
-                self.count("cuts");
-                self.world.cut(node, true);
-            }
-            _ => {
-                let victim = self.world.nodes[node].incarnation;
-                let by = self.rng.random_range(0..self.world.nodes.len());
-                self.note(format!("node {by} takes node {node} for dead"));
-                if self.world.take_over(by, Some(victim)).await {
-                    self.count("takeovers");
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Between steps: the paused go on, the dead are taken over, time passes, devices are lost.
-    async fn maintain(&mut self) -> Check {
-        for node in 0..self.world.nodes.len() {
-            if self.rng.random_bool(0.5) {
-                self.world.pause(node, false);
-                self.world.cut(node, false);
-            }
-        }
-        if !self.world.together && !self.world.orphans.is_empty() && self.rng.random_bool(0.5) {
-            let able: Vec<_> = (0..self.world.nodes.len())
-                .filter(|n| !self.world.nodes[*n].paused && !self.world.nodes[*n].cut)
-                .collect();
-            if let Some(by) = able.choose(&mut self.rng) {
-                self.note(format!("node {by} takes over {:?}", self.world.orphans));
-                if self.world.take_over(*by, None).await {
-                    self.count("takeovers");
-                }
-            }
-        }
-        if self.rng.random_bool(0.02) {
-            let hours = [1, 25, 200][self.rng.random_range(0..3)];
-            self.note(format!("{hours} hours pass"));
-            self.count("jumps");
-            self.world.clock.jump(hours * 60 * 60 * 1000);
-        }
-        if self.rng.random_bool(0.05) {
-            let index = self.rng.random_range(0..self.devices.len());
-            self.devices[index].owes = Owes::Hello;
-            self.count("new devices");
         }
         Ok(())
     }
@@ -335,10 +271,38 @@ impl Run {
             let index = self.rng.random_range(0..self.devices.len());
             self.catch_up(index).await?;
         }
+        if self.rng.random_bool(0.2) {
+            self.register().await?;
+        }
         if self.rng.random_bool(0.1) {
             check::erased(&self.model, &self.world)?;
         }
         Ok(())
+    }
+
+    /// A device says hello or is logged out; a user has so many and no more.
+    async fn register(&mut self) -> Check {
+        let user = self.plan.people.choose(&mut self.rng).expect("some").clone();
+        let name = format!("d{}", self.rng.random_range(0..5));
+        let caller = Caller { user: user.clone(), device: DeviceId::parse(&name).expect("a name") };
+        let engine = &self.world.nodes[self.rng.random_range(0..self.world.nodes.len())].engine;
+        let known = self.registered.entry(user).or_default();
+        if self.rng.random_bool(0.7) {
+            let room = known.len() < self.model.rules.max_devices || known.contains(&caller.device);
+            match engine.hello(&caller, None).await {
+                Ok(_) if room => drop(known.insert(caller.device.clone())),
+                Err(refusal) if !room && refusal.code == ErrorCode::TooManyConnections => {}
+                other => return Err(format!("{caller:?} says hello: {other:?}; registered are {known:?}")),
+            }
+        } else {
+            let out = engine.submit(&caller, Request::Logout { device_id: caller.device.clone() }).await;
+            out.map_err(|refusal| format!("{caller:?} logs out: {refusal:?}"))?;
+            known.remove(&caller.device);
+        }
+        let answer = engine.submit(&caller, Request::Devices).await;
+        let Ok(AnswerBody::Devices { devices }) = &answer else { return Err(format!("devices: {answer:?}")) };
+        let listed: BTreeSet<_> = devices.iter().map(|device| device.device_id.clone()).collect();
+        if listed == *known { Ok(()) } else { Err(format!("{caller:?} has {listed:?}, due is {known:?}")) }
     }
 
     /// A device comes on-line for good and must be as if it had never been away.

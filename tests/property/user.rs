@@ -175,7 +175,7 @@ impl User {
     }
 
     /// An entry as a page read now shows it.
-    fn shows(&self, user: &UserId, conv: &Conv, conv_seq: u64) -> Option<Event> {
+    pub fn shows(&self, user: &UserId, conv: &Conv, conv_seq: u64) -> Option<Event> {
         let event = conv.entry(conv_seq).expect("in the log").event.clone();
         match event {
             Event::Message(_) if self.own(&conv.id).hides(conv_seq) => None,
