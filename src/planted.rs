@@ -1,7 +1,7 @@
 //! Planted bugs: faults put in on purpose, to prove that the tests would notice them.
 //!
 //! Only a build with `--cfg planted_bugs` contains them; there one is chosen at run time by name
-//! (`EVERLINE_PLANTED=NoFence`, or [`choose`] for the present thread). In every other build [`planted`]
+//! (`EVERLINE_PLANTED=NoFence`, or `choose` for the present thread). In every other build [`planted`]
 //! is a constant `false`, checked when compiling (below), so each hook is removed with its branch.
 //!
 //! A hook is one line at the place where the rule is kept. How it can hurt: a bug that no test finds
