@@ -87,7 +87,7 @@ async fn anything_before_hello_asks_for_it_and_closes() {
 
 #[tokio::test]
 async fn no_hello_in_time_closes() {
-    let house = House::with(|settings| settings.session.hello_deadline = Duration::from_millis(50)).await;
+    let house = House::with(|settings| settings.session.hello_deadline = Duration::from_millis(500)).await;
     let mut client = house.socket().await;
     assert_eq!(client.rest().await, (vec![], 4502));
     let mut busy = house.socket().await;

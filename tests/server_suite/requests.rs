@@ -111,7 +111,7 @@ async fn far_beyond_the_rate_the_connection_ends() {
 
 #[tokio::test]
 async fn a_token_that_expires_while_connected_ends_the_connection() {
-    let house = House::with(|settings| settings.session.heartbeat = Duration::from_millis(50)).await;
+    let house = House::with(|settings| settings.session.heartbeat = Duration::from_millis(400)).await;
     let mut client = house.live("alice", "phone").await;
     house.clock.jump(3_600_000 + 4_000);
     assert_eq!(client.ask(json!({"type":"devices"})).await["type"], "devices", "there is leeway");
@@ -122,7 +122,7 @@ async fn a_token_that_expires_while_connected_ends_the_connection() {
 
 #[tokio::test]
 async fn auth_renews_the_token_for_the_same_user_only() {
-    let house = House::with(|settings| settings.session.heartbeat = Duration::from_millis(50)).await;
+    let house = House::with(|settings| settings.session.heartbeat = Duration::from_millis(400)).await;
     let mut client = house.live("alice", "phone").await;
     house.clock.jump(3_500_000);
     let answer = client.ask(json!({"type":"auth","token":house.token("alice")})).await;
