@@ -82,14 +82,10 @@ pub fn apply_heads(state: &mut State, item: &HeadsItem) -> bool {
 fn apply_event(state: &mut State, event: &Event, seq: Option<u64>) {
     let me = state.user_id.clone();
     let me = me.as_ref();
-    match event {
-        Event::Notification { conv_seq, topic, body, .. } => {
-            return notify(state, *conv_seq, topic, body);
-        }
-        Event::Unknown { .. } | Event::Mention { .. } => return,
-        _ => {}
+    if let Event::Notification { conv_seq, topic, body, .. } = event {
+        return notify(state, *conv_seq, topic, body);
     }
-    let Some(conv_id) = event.conv_id() else { return };
+    let Some(conv_id) = event.conv_id().filter(|_| !matches!(event, Event::Mention { .. })) else { return };
     let preload = state.preload;
     let held = state.conversations.entry(conv_id.clone()).or_default();
     match event {
