@@ -23,6 +23,8 @@ pub const OVERFLOW: &str = "overflow";
 /// A request as it was made.
 #[derive(Debug)]
 pub struct Sub {
+    /// Incarnation of the node that was asked.
+    pub node: u64,
     pub user: UserId,
     pub request: Request,
     /// Head of its conversation, the caller's cap there, and his sync head when it was made.
@@ -51,6 +53,8 @@ pub struct Model {
     synced: BTreeMap<UserId, Vec<Bytes>>,
     /// Each conversation at every point of its log since the step before.
     pub points: BTreeMap<ConvId, Vec<Conv>>,
+    /// The latest time seen; the clock may have been set back since.
+    latest: u64,
 }
 
 impl Model {
@@ -64,6 +68,7 @@ impl Model {
             stored: BTreeMap::new(),
             synced: BTreeMap::new(),
             points: BTreeMap::new(),
+            latest: 0,
         }
     }
 
@@ -81,13 +86,14 @@ impl Model {
     }
 
     /// Notes a request down as it is made.
-    pub fn asks(&mut self, user: &UserId, request: Request, now: u64) -> usize {
+    pub fn asks(&mut self, node: u64, user: &UserId, request: Request, now: u64) -> usize {
         let conv = self.conv_of(user, &request).and_then(|id| self.convs.get(&id));
         let head = conv.map_or(0, Conv::head);
         let cap = conv.and_then(|conv| conv.members.get(user)).map_or(0, |member| member.cap(head));
         let sync = self.users.get(user).map_or(0, User::head);
         let (user, answer, made) = (user.clone(), None, None);
         self.subs.push(Sub {
+            node,
             user,
             request,
             head,
@@ -112,6 +118,7 @@ impl Model {
 
     /// Learns what the logs hold now, checks it, and forgets the answered requests.
     pub fn absorb(&mut self, world: &World) -> Check {
+        self.latest = self.latest.max(world.now());
         for id in world.conversations() {
             self.absorb_log(&id, world).map_err(|wrong| format!("{id}: {wrong}"))?;
         }
@@ -218,10 +225,13 @@ impl Model {
         let mut user = self.users.remove(id).unwrap_or_default();
         let mut known = self.synced.remove(id).unwrap_or_default();
         let wrong = |wrong: String| format!("sync timeline of {id}: {wrong}");
-        dense(head, entries.iter().map(|entry| entry.seq), head.floor, user.head()).map_err(wrong)?;
-        if head.floor
-            > user.floor(&self.rules, world.now()).max(head.position.seq.saturating_sub(self.rules.sync_max_entries))
-        {
+        let aged = user.floor(&self.rules, self.latest).max(head.floor).min(head.position.seq);
+        let first = entries.first().map_or(head.position.seq + 1, |entry| entry.seq);
+        // A store may drop what is too old by itself.
+        let floor = head.floor.max(aged.min(first - 1));
+        dense(head, entries.iter().map(|entry| entry.seq), floor, user.head()).map_err(wrong)?;
+        let by_count = head.position.seq.saturating_sub(self.rules.sync_max_entries);
+        if head.floor > user.floor(&self.rules, self.latest).max(by_count) {
             return Err(wrong(format!("floor {} is too high at head {}", head.floor, head.position.seq)));
         }
         if head.position.seq.saturating_sub(head.floor) > self.rules.sync_max_entries {

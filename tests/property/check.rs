@@ -3,10 +3,12 @@
 
 use everline::engine::{Caller, Engine, PageRead};
 use everline::protocol::*;
+use everline::store::TimelineId;
 use rand::Rng;
 use rand::rngs::StdRng;
 
 use crate::absorb::{Check, Model};
+use crate::decide::Decision;
 use crate::device::{Device, Owes};
 use crate::model::Conv;
 use crate::world::World;
@@ -46,6 +48,24 @@ fn receipts(model: &Model, conv: &Conv, user: &UserId) -> Check {
     let peer = conv.members.keys().find(|other| *other != user).expect("two members");
     let (told, read) = (model.user(user).own(&conv.id).receipt, model.user(peer).own(&conv.id).read_seq);
     ensure(told >= read, || format!("{peer} has read {} up to {read}, {user} was told {told}", conv.id))
+}
+
+/// A send whose answer was given up for is decided all the same, while its node lives (rule 6).
+pub fn decided(model: &Model, world: &World) -> Check {
+    for sub in model.subs.iter().filter(|sub| world.lives(sub.node) && sub.answer.is_none()) {
+        // One that was refused then and would not be now cannot be told from one forgotten.
+        let Request::Send(send) = &sub.request else { continue };
+        if send.reply_to.is_some_and(|seq| seq > sub.head) {
+            continue;
+        }
+        let Some(conv) = model.conv_of(&sub.user, &sub.request).and_then(|id| model.convs.get(&id)) else { continue };
+        let Some(member) = conv.members.get(&sub.user).filter(|member| member.present()) else { continue };
+        let all_along = member.stays.last().is_some_and(|stay| stay.0 <= sub.head);
+        let decision = conv.decide(&model.rules, &sub.user, &sub.request, world.now(), &[]);
+        let open = all_along && matches!(decision, Decision::Entries(..));
+        ensure(!open, || format!("{} sent {:?}, its node lives, and it was forgotten", sub.user, sub.request))?;
+    }
+    Ok(())
 }
 
 /// A recalled body stands nowhere.
@@ -134,7 +154,8 @@ pub async fn page(model: &Model, world: &World, engine: &Engine, user: &UserId, 
     let after = rng.random_range(0..=state.head());
     let limit = [1, 2, 5, 1000][rng.random_range(0..4)];
     let bytes = [1, 400, 1 << 20][rng.random_range(0..3)];
-    let floor = state.floor(&model.rules, world.now());
+    let stored = world.dump(&TimelineId::User(user.clone())).0.floor;
+    let floor = state.floor(&model.rules, world.now()).max(stored);
     let read = engine.page(user, after, limit, bytes).await;
     match read.map_err(|refusal| format!("page of {user} after {after}: {refusal:?}"))? {
         PageRead::BelowFloor(told) => ensure(after < floor && told.floor <= floor && told.head == state.head(), || {

@@ -40,7 +40,9 @@ const SEEDS: u64 = 300;
 /// The same on the embedded store, where each takes longer.
 const SEEDS_EMBEDDED: u64 = 20;
 /// What must have happened at least once in a run of that many.
-const MUST_HAPPEN: [&str; 19] = [
+const MUST_HAPPEN: [&str; 21] = [
+    "back in time",
+    "buried alive",
     "checks",
     "conflicts",
     "crashes",

@@ -113,6 +113,12 @@ impl Place {
         }
     }
 
+    pub fn expire(&self, before_ms: u64) {
+        if let Self::Sim(sim) = self {
+            sim.expire_entries(before_ms);
+        }
+    }
+
     pub async fn unfinished(&self) -> usize {
         self.store().unfinished().await.map_or(usize::MAX, |found| found.len())
     }

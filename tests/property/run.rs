@@ -16,7 +16,7 @@ use crate::device::{Device, Owes};
 use crate::model::Rules;
 use crate::plan::Plan;
 use crate::trouble::faults;
-use crate::user::Item;
+use crate::user::{Item, User};
 use crate::world::World;
 
 /// What became of a history.
@@ -148,7 +148,8 @@ impl Run {
         for _ in 0..size {
             let (user, request) = self.choose();
             let node = self.rng.random_range(0..self.world.nodes.len());
-            let sub = self.model.asks(&user, request.clone(), self.world.now());
+            let incarnation = self.world.nodes[node].incarnation;
+            let sub = self.model.asks(incarnation, &user, request.clone(), self.world.now());
             self.note(format!("node {node}: {user} {request:?}"));
             let (answer, look, clock) =
                 (self.world.ask(node, &user, request), self.world.look(), self.world.clock.clone());
@@ -203,6 +204,16 @@ impl Run {
             }
         }
         *self.tally.entry("pushed").or_default() += pushed;
+        // The only node there ever was has moved every timeline itself, and told its sessions.
+        let only = self.world.nodes.len() == 1 && (together || !self.tally.contains_key("kills"));
+        if only && self.world.whole() {
+            for seat in self.world.seats() {
+                let head = self.model.users.get(&seat.user).map_or(0, User::head);
+                if seat.last != head && seat.last != 0 {
+                    return Err(format!("{} was told of {} of {head} entries", seat.user, seat.last));
+                }
+            }
+        }
         Ok(())
     }
 
@@ -245,6 +256,7 @@ impl Run {
     async fn check(&mut self) -> Check {
         self.count("checks");
         check::complete(&self.model)?;
+        check::decided(&self.model, &self.world)?;
         let (model, world, rng) = (&self.model, &self.world, &mut self.rng);
         let convs: Vec<_> = model.convs.values().filter(|conv| conv.exists).collect();
         for user in &self.plan.people {

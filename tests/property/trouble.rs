@@ -62,7 +62,7 @@ impl Run {
 
     /// Hurts somebody while requests are under way.
     pub async fn disturb(&mut self) -> Check {
-        if self.rng.random_bool(0.85) {
+        if self.rng.random_bool(if self.world.together { 0.85 } else { 0.65 }) {
             return Ok(());
         }
         let wait = Duration::from_micros(self.rng.random_range(0..50_000));
@@ -74,7 +74,7 @@ impl Run {
             }
         }
         let node = self.rng.random_range(0..self.world.nodes.len());
-        match self.rng.random_range(0..4) {
+        match self.rng.random_range(0..6) {
             _ if self.world.together => {
                 self.note("crash".into());
                 self.count("crashes");
@@ -98,7 +98,7 @@ impl Run {
                 self.count("cuts");
                 self.world.cut(node, true);
             }
-            _ => {
+            3 => {
                 let victim = self.world.nodes[node].incarnation;
                 let by = self.rng.random_range(0..self.world.nodes.len());
                 self.note(format!("node {by} takes node {node} for dead"));
@@ -106,8 +106,30 @@ impl Run {
                     self.count("takeovers");
                 }
             }
+            _ => self.bury_alive(node).await,
         }
         Ok(())
+    }
+
+    /// A node stands still, is taken for dead, goes on, and then does die.
+    async fn bury_alive(&mut self, node: usize) {
+        let by = self.rng.random_range(0..self.world.nodes.len());
+        if by == node || self.world.nodes[by].paused || self.world.nodes[by].cut {
+            return;
+        }
+        self.note(format!("node {node} is paused, taken for dead by {by}, goes on"));
+        self.count("buried alive");
+        self.world.pause(node, true);
+        let victim = self.world.nodes[node].incarnation;
+        self.world.take_over(by, Some(victim)).await;
+        self.world.pause(node, false);
+        if self.rng.random_bool(0.8) {
+            let longest = [1000, 20_000, 150_000][self.rng.random_range(0..3)];
+            tokio::time::sleep(Duration::from_micros(self.rng.random_range(0..longest))).await;
+            self.note(format!("node {node} is killed"));
+            self.count("kills");
+            self.world.crash(node).await;
+        }
     }
 
     /// Between steps: the paused go on, the dead are taken over, time passes, devices are lost.
@@ -134,6 +156,14 @@ impl Run {
             self.note(format!("{hours} hours pass"));
             self.count("jumps");
             self.world.clock.jump(hours * 60 * 60 * 1000);
+            self.world.expire();
+        }
+        if self.rng.random_bool(0.03) {
+            // Clocks are set, and nodes' clocks differ.
+            let seconds = self.rng.random_range(1..100);
+            self.note(format!("the clock goes {seconds} s back"));
+            self.count("back in time");
+            self.world.clock.jump(-seconds * 1000);
         }
         if self.rng.random_bool(0.05) {
             let index = self.rng.random_range(0..self.devices.len());

@@ -131,6 +131,11 @@ impl World {
         Node { engine, switches, incarnation: self.incarnations, dead, paused: false, cut: false, seats }
     }
 
+    /// Whether this incarnation is here and running as ever.
+    pub fn lives(&self, incarnation: u64) -> bool {
+        self.nodes.iter().any(|node| node.incarnation == incarnation)
+    }
+
     pub fn now(&self) -> u64 {
         self.clock.now_ms()
     }
@@ -188,6 +193,12 @@ impl World {
 
     pub fn is_directory(&self) -> bool {
         self.place.is_directory()
+    }
+
+    /// The store drops entries of users long too old, as a TTL does.
+    pub fn expire(&self) {
+        let day = 24 * 60 * 60 * 1000;
+        self.place.expire(self.now().saturating_sub(self.policy.sync_max_age_ms + day));
     }
 
     /// A node finishes what others left undone. `wrong`: also what a living node has under way.
