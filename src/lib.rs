@@ -20,6 +20,7 @@
 //! | [`auth`] | tokens |
 //! | [`session`] | one socket, one cursor, one loop |
 //! | [`server`] | one port: WebSocket, health, metrics, page |
+//! | [`audit`] | looking into a store from beside: whether it agrees with itself, what it holds as text |
 //! | [`client`] | the client library; usable without all of the above but `protocol` |
 //!
 //! # The two paths
@@ -35,6 +36,8 @@
 //! * Bodies are stored once, in the conversation: a recall erases one place.
 
 #[cfg(feature = "server")]
+pub mod audit;
+#[cfg(feature = "server")]
 pub mod auth;
 pub mod client;
 #[cfg(feature = "server")]
@@ -47,6 +50,8 @@ pub mod engine;
 pub mod fanout;
 #[cfg(feature = "server")]
 pub mod hub;
+#[doc(hidden)]
+pub mod planted;
 pub mod protocol;
 #[cfg(feature = "server")]
 pub mod server;

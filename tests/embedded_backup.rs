@@ -15,7 +15,11 @@ use everline::store::embedded::{Embedded, Options, RestoreError, restore};
 const PAIRS: u64 = 6;
 
 /// Sends in every pair until told to stop; `acked` counts.
-fn senders(store: &Arc<Embedded>, stop: &Arc<AtomicBool>, acked: &Arc<[AtomicU64; PAIRS as usize]>) -> Vec<tokio::task::JoinHandle<()>> {
+fn senders(
+    store: &Arc<Embedded>,
+    stop: &Arc<AtomicBool>,
+    acked: &Arc<[AtomicU64; PAIRS as usize]>,
+) -> Vec<tokio::task::JoinHandle<()>> {
     (0..PAIRS)
         .map(|pair| {
             let (store, stop, acked) = (store.clone(), stop.clone(), acked.clone());

@@ -56,4 +56,3 @@ const USUAL: usize = 32 * 1024 * 1024;
 conformance_suite!(closed, || async { fixture(Leave::Closed, USUAL) });
 conformance_suite!(dropped, || async { fixture(Leave::Dropped, USUAL) });
 conformance_suite!(pressed, || async { fixture(Leave::Dropped, 0) });
-conformance_suite!(pressed_and_closed, || async { fixture(Leave::Closed, 0) });

@@ -10,8 +10,8 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use embedded_support::{all, append, apply, conversation, message, open, options, row, user};
 use bytes::Bytes;
+use embedded_support::{all, append, apply, conversation, message, open, options, row, user};
 use everline::config::Clock;
 use everline::store::embedded::{Embedded, OpenError, Options};
 use everline::store::{Commit, Error, Section, Store};

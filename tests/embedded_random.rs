@@ -59,12 +59,8 @@ impl Plain {
     }
 
     fn page(&self, span: Span) -> Vec<Entry> {
-        let mut fits: Vec<Entry> = self
-            .entries
-            .values()
-            .filter(|entry| entry.seq > span.after && entry.seq <= span.up_to)
-            .cloned()
-            .collect();
+        let mut fits: Vec<Entry> =
+            self.entries.values().filter(|entry| entry.seq > span.after && entry.seq <= span.up_to).cloned().collect();
         if span.backward {
             fits.reverse();
         }
@@ -175,7 +171,9 @@ impl Run {
         assert_eq!(store.row(&timeline, &key).await.unwrap(), plain.rows.get(&key).cloned(), "{key:?}");
         let after = self.rng.random_bool(0.5).then_some(key.clone());
         let (up_to_n, limit) = (self.rng.random_range(0..4), self.rng.random_range(0..12));
-        let fits = |row: &RowKey| row.section == key.section && row.n <= up_to_n && after.as_ref().is_none_or(|after| row > after);
+        let fits = |row: &RowKey| {
+            row.section == key.section && row.n <= up_to_n && after.as_ref().is_none_or(|after| row > after)
+        };
         let rows = plain.rows.iter().filter(|(row, _)| fits(row)).take(limit);
         let rows: Vec<_> = rows.map(|(key, value)| (key.clone(), value.clone())).collect();
         assert_eq!(store.rows(&timeline, key.section, after.clone(), up_to_n, limit).await.unwrap(), rows);

@@ -7,12 +7,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::state::{
-    ChangesAnswer, HistoryAnswer, State, apply_changes, apply_conversations, apply_history, apply_members,
+    ChangesAnswer, ConversationState, HistoryAnswer, State, apply_changes, apply_conversations, apply_history,
+    apply_members,
 };
 use crate::protocol::{AnswerBody, ConvId, ErrorCode, HistoryFrom, MemberInfo, Request, limits::MAX_HISTORY_LIMIT};
 
 /// Requests of the loader under way.
 const AT_ONCE: usize = 8;
+/// Lists paged for a row before it is taken not to exist: one that moves to the front while the list is
+/// paged is missed.
+const TRIES: u32 = 3;
 /// Rows and members a page.
 const PAGE: u32 = 200;
 
@@ -57,6 +61,8 @@ pub(super) struct Loader {
     /// Counts resets: a page of the list asked before one moves nothing.
     run: u64,
     rows_wanted: bool,
+    /// Lists paged in vain for rows that are wanted.
+    tries: u32,
     progress: BTreeMap<ConvId, Progress>,
 }
 
@@ -85,6 +91,7 @@ impl Loader {
         self.list = None;
         self.list_busy = false;
         self.rows_wanted = false;
+        self.tries = 0;
         self.progress.clear();
         self.look_at(state, state.conversations.keys());
     }
@@ -179,8 +186,9 @@ impl Loader {
         self.free(job);
         let Job::Conversation { conv_id, part, generation } = job else {
             tracing::warn!(%code, "the list of conversations was refused");
-            self.end_list(state, &mut BTreeSet::new());
-            return BTreeSet::new();
+            let mut touched = BTreeSet::new();
+            self.end_list(state, &mut touched);
+            return touched;
         };
         tracing::debug!(%code, %conv_id, ?part, "the server tells no more about a conversation");
         if let Some(held) = state.conversations.get_mut(conv_id).filter(|held| held.stale.generation == *generation) {
@@ -222,21 +230,22 @@ impl Loader {
         }
     }
 
-    /// The last page: a row that was wanted before the first and did not come does not exist.
+    /// The last page: rows that were wanted before the first and did not come are looked for again, then
+    /// given up.
     fn end_list(&mut self, state: &mut State, touched: &mut BTreeSet<ConvId>) {
         let began_at = self.list.take().map_or(0, |list| list.began_at);
         state.list_wanted = false;
-        self.rows_wanted = false;
-        for (conv_id, held) in &mut state.conversations {
-            match held.stale.row {
-                Some(marked) if marked <= began_at => {
-                    held.stale.row = None;
-                    touched.insert(conv_id.clone());
-                }
-                Some(_) => self.rows_wanted = true,
-                None => {}
+        let wanted = |held: &ConversationState| held.stale.row.is_some();
+        let in_vain = |held: &ConversationState| held.stale.row.is_some_and(|marked| marked <= began_at);
+        self.tries = if state.conversations.values().any(in_vain) { self.tries + 1 } else { 0 };
+        if self.tries >= TRIES {
+            self.tries = 0;
+            for (conv_id, held) in state.conversations.iter_mut().filter(|(_, held)| in_vain(held)) {
+                held.stale.row = None;
+                touched.insert(conv_id.clone());
             }
         }
+        self.rows_wanted = state.conversations.values().any(wanted);
     }
 
     fn part_answered(&mut self, state: &mut State, conv_id: &ConvId, generation: u64, part: Part, body: AnswerBody) {

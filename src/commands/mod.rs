@@ -1,8 +1,21 @@
 //! One file per command; this one only knows their names.
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | failed; of `verify`: there are differences |
+//! | 2 | the operator must change something: arguments, configuration, a directory in use |
 
-mod open_store;
+mod backup;
+mod control;
+mod demo;
+mod inspect;
+mod print;
+mod restore;
 mod serve;
+mod stores;
 mod token;
+mod verify;
 
 use std::io::IsTerminal;
 use std::path::Path;
@@ -40,8 +53,15 @@ struct Entry {
 }
 
 /// All commands, in the order of `--help`.
-const COMMANDS: &[Entry] =
-    &[Entry { command: serve::command, run: serve::run }, Entry { command: token::command, run: token::run }];
+const COMMANDS: &[Entry] = &[
+    Entry { command: serve::command, run: serve::run },
+    Entry { command: demo::command, run: demo::run },
+    Entry { command: token::command, run: token::run },
+    Entry { command: inspect::command, run: inspect::run },
+    Entry { command: verify::command, run: verify::run },
+    Entry { command: backup::command, run: backup::run },
+    Entry { command: restore::command, run: restore::run },
+];
 
 /// Runs the command named on the command line.
 pub(crate) fn run() -> Result<(), Failure> {

@@ -1,14 +1,13 @@
 //! `everline serve`: builds the rooms in their order and runs until it is told to stop.
 
-use std::sync::Arc;
-
+use axum::Router;
 use clap::{ArgMatches, Command};
 use everline::config::{Clock, Options, Settings, options};
 use everline::server::{self, Handle, Parts, Server};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::open_store::open;
-use super::{Failure, settings, start_logging};
+use super::stores::Opened;
+use super::{Failure, control, settings, start_logging};
 
 pub(super) fn command() -> Command {
     options::add_to(Command::new("serve").about("Runs the server"))
@@ -18,32 +17,45 @@ pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let settings = settings(Options::defaults(), matches)?;
     start_logging();
     let runtime = tokio::runtime::Runtime::new().map_err(Failure::failed)?;
-    runtime.block_on(serve(&settings))
+    runtime.block_on(serve(&settings, None, |server| {
+        announce(server, &settings);
+        Ok(())
+    }))
 }
 
-async fn serve(settings: &Settings) -> Result<(), Failure> {
+/// Runs a server until it is told to stop. `page`: what it shows instead of the ordinary page.
+pub(super) async fn serve(
+    settings: &Settings,
+    page: Option<Router>,
+    announce: impl FnOnce(&Handle) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     // Before anything is opened: a signal during the start must not be missed.
     let mut signals = Signals::new().map_err(Failure::failed)?;
     let clock = Clock::system();
     let verifier = server::verifier(settings, clock.clone()).map_err(start_failure)?;
-    let opened = open(&settings.store, &clock)?;
-    let store = Arc::clone(&opened.store);
-    let parts = Parts::assemble(settings, store, verifier, clock, rand::random()).await.map_err(start_failure)?;
+    let opened = Opened::open(&settings.store, &clock).await?;
+    let mut parts = Parts::assemble(settings, opened.store.clone(), verifier, clock, rand::random())
+        .await
+        .map_err(start_failure)?;
+    parts.observe = opened.observer();
+    parts.page = page.unwrap_or(parts.page);
     let listener = server::bind(&settings.listen).await.map_err(start_failure)?;
     let server = Server::start(settings, parts, listener).await.map_err(start_failure)?;
-    announce(&server, settings);
+    let control = opened.embedded.as_ref().and_then(control::listen);
+    announce(&server)?;
     tokio::select! {
         biased;
-        // Nothing may be acked any more, and nothing can be mended from within.
-        why = opened.failed() => return Err(Failure::Failed(format!("the store has failed: {why}"))),
+        // A store that cannot promise durability any more must not serve on.
+        why = opened.failed() => return Err(Failure::Failed(format!("the store failed: {why}"))),
         () = signals.next() => {}
     }
+    drop(control);
     tokio::select! {
         biased;
         // Whoever asks twice does not want to wait.
         () = signals.next() => Err(Failure::Failed("stopped at once".to_owned())),
         finished = server.stop() => {
-            opened.close();
+            opened.close().await?;
             tracing::info!(finished, "stopped");
             Ok(())
         }

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::entry::Kind;
+use crate::planted::{Bug, planted};
 use crate::protocol::{HistoryMode, Role};
 
 /// The end of a stay that has not ended.
@@ -93,6 +94,9 @@ impl Member {
 
     /// A head as this user is told it: never beyond his leave.
     pub fn cap(&self, head: u64) -> u64 {
+        if planted(Bug::LeaverReadsOn) {
+            return head;
+        }
         self.leave_seq().map_or(head, |leave| leave.min(head))
     }
 
@@ -105,8 +109,11 @@ impl Member {
     /// cover it; or it changes a message he may see, came while he was away, and he has come back
     /// since (it is handed over at the rejoin, before `joined`).
     pub fn addressed(&self, seq: u64, kind: Kind, target: u64, mode: HistoryMode) -> bool {
-        if self.covers(seq) {
+        if self.covers(seq) || planted(Bug::StaysIgnored) {
             return true;
+        }
+        if planted(Bug::RejoinForgetsChanges) {
+            return false;
         }
         kind.changes_target()
             && self.sees(target, mode)

@@ -9,6 +9,7 @@ use super::ranges::Ranges;
 use super::rows::Target;
 use super::user_row::UserRow;
 use super::view::View;
+use crate::planted::{Bug, planted};
 use crate::protocol::{AnswerBody, ConvId, ErrorCode, Event, Range, Request, UserId};
 use crate::store::{Span, Store};
 use crate::timeline::Draft;
@@ -50,7 +51,10 @@ impl OwnDesk<'_> {
     pub async fn decide(&mut self, request: &Request) -> Decision<AnswerBody> {
         let conv = request.conv_id().ok_or(NotDecided::from(ErrorCode::UnknownType))?;
         let (view, mut row) = self.look(conv).await?;
-        let head = view.member.cap(view.head.position.seq);
+        let mut head = view.member.cap(view.head.position.seq);
+        if planted(Bug::DeleteOvertaken) {
+            head = head.min(row.delivered);
+        }
         let event = match request {
             Request::Read { read_seq, .. } => self.read(&view, &mut row, (*read_seq).min(head)).await?,
             Request::Clear { up_to, .. } => self.clear(&view, &mut row, (*up_to).min(head)).await?,
@@ -195,7 +199,9 @@ impl OwnDesk<'_> {
     /// Messages in (after, up_to] whose recall has been delivered.
     async fn recalled(&self, view: &View, row: &UserRow, after: u64, up_to: u64) -> Decision<Vec<u64>> {
         let targets = view.targets(self.store, after, up_to).await?;
-        let delivered = |target: &Target| target.recall.as_ref().is_some_and(|(seq, _)| *seq <= row.delivered);
+        let delivered = |target: &Target| {
+            target.recall.as_ref().is_some_and(|(seq, _)| *seq <= row.delivered || planted(Bug::RecountSeesAhead))
+        };
         Ok(targets.into_iter().filter(|(_, target)| delivered(target)).map(|(seq, _)| seq).collect())
     }
 }

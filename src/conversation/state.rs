@@ -6,12 +6,16 @@ use std::sync::Arc;
 
 use super::member::Member;
 use super::rows::{self, Info, SentAs};
+use crate::planted::{Bug, planted};
 use crate::protocol::{ConvId, HistoryMode, UserId};
 use crate::store::{Head, Result, Section, Store, TimelineId};
 
 /// Sends remembered in memory for each conversation; older ones are looked up in the store.
 const DEDUPE_IN_MEMORY: usize = 1024;
 const PAGE: usize = 1000;
+
+/// Users and their membership, shared by everybody who walks over them.
+pub type Roster = Arc<[(UserId, Arc<Member>)]>;
 
 /// The folded state of one conversation.
 #[derive(Debug)]
@@ -25,7 +29,7 @@ pub struct Conversation {
     /// `None` before it exists.
     pub info: Option<Info>,
     members: HashMap<UserId, Arc<Member>>,
-    roster: Option<Arc<[(UserId, Arc<Member>)]>>,
+    roster: Option<Roster>,
     dedupe: Dedupe,
 }
 
@@ -56,7 +60,9 @@ impl Conversation {
         if head.position.seq > 0 {
             this.info = rows::read(store, &this.timeline, &rows::state_key()).await?;
             this.load_members(store).await?;
-            this.load_dedupe(store).await?;
+            if !planted(Bug::DedupeForgotten) {
+                this.load_dedupe(store).await?;
+            }
         }
         Ok(this)
     }
@@ -108,15 +114,14 @@ impl Conversation {
         self.roster = None;
     }
 
-    /// The present members.
-    pub fn roster(&mut self) -> Arc<[(UserId, Arc<Member>)]> {
+    /// The present members, by id: the order of deliveries follows from the log alone.
+    pub fn roster(&mut self) -> Roster {
         let members = &self.members;
         let build = || {
-            members
-                .iter()
-                .filter(|(_, member)| member.present())
-                .map(|(user, member)| (user.clone(), Arc::clone(member)))
-                .collect()
+            let present = members.iter().filter(|(_, member)| member.present());
+            let mut roster: Vec<_> = present.map(|(user, member)| (user.clone(), Arc::clone(member))).collect();
+            roster.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+            roster.into()
         };
         Arc::clone(self.roster.get_or_insert_with(build))
     }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::entry::{Appended, Kind};
 use super::member::Member;
 use super::ranges::Ranges;
+use crate::planted::{Bug, planted};
 use crate::protocol::{ConversationSettings, UserId};
 use crate::timeline::codec::{Reader, put_number};
 
@@ -72,7 +73,7 @@ impl UserRow {
             }
             Kind::Recall => {
                 let counted = header.target_sender.as_ref() != Some(user)
-                    && header.target > self.seen_up_to()
+                    && (header.target > self.seen_up_to() || planted(Bug::RecallAlwaysSubtracts))
                     && member.covers(header.target)
                     && !hidden.contains(header.target);
                 self.unread = self.unread.saturating_sub(u64::from(counted));
@@ -86,6 +87,9 @@ impl UserRow {
 
     /// Who joins starts with everything before read (rule 8).
     fn joined(&mut self, entry: &Appended) {
+        if planted(Bug::JoinerReadNothing) {
+            return;
+        }
         self.read_seq = self.read_seq.max(entry.seq);
         self.unread = 0;
         self.last_at = self.last_at.max(entry.at);

@@ -10,9 +10,10 @@ use super::{Answer, Inner, Refusal};
 use crate::conversation::decide::{Desk, NotDecided, changes_membership};
 use crate::conversation::entry::Appended;
 use crate::conversation::member::Member;
-use crate::conversation::state::Conversation;
+use crate::conversation::state::{Conversation, Roster};
 use crate::fanout::{Batch, Delivery, Ledger, Progress, read_log};
-use crate::protocol::{ConvId, ErrorCode, Request, UserId};
+use crate::planted::{Bug, planted};
+use crate::protocol::{AnswerBody, ConvId, ErrorCode, Request, UserId};
 use crate::store::{Error, Mark, Span};
 use crate::timeline::{Decided, Draft, Lane, Pushed, commit_until_decided};
 
@@ -21,7 +22,7 @@ const BATCH: usize = 64;
 /// Members up to which the deliveries go into the message's own commit; more go in a task of their
 /// own, so that nobody else's message waits behind them.
 const INLINE_MEMBERS: usize = 512;
-/// Lanes committed in one call by that task.
+/// Lanes committed in one call.
 const CHUNK: usize = 256;
 /// Fan-outs of one conversation under way at once; further requests wait for the oldest.
 const FAN_OUTS: usize = 256;
@@ -89,7 +90,7 @@ type Answers = Vec<(oneshot::Sender<Answer>, Answer)>;
 /// A commit of a conversation with the deliveries that belong to it.
 struct Outgoing {
     batch: Arc<Batch>,
-    recipients: Arc<[(UserId, Arc<Member>)]>,
+    recipients: Roster,
     /// All deliveries.
     progress: Arc<Progress>,
     /// Those to the callers themselves.
@@ -166,6 +167,9 @@ impl Inner {
         state: &mut ConversationState,
         mut requests: Vec<(UserId, Request, oneshot::Sender<Answer>)>,
     ) {
+        if planted(Bug::AbandonedRequestDropped) {
+            requests.retain(|(_, _, reply)| !reply.is_closed());
+        }
         while let Some(oldest) = state.ledger.as_mut().and_then(|ledger| ledger.crowded(FAN_OUTS)) {
             oldest.wait().await;
         }
@@ -196,15 +200,92 @@ impl Inner {
                 state.conversation = None;
                 continue;
             }
+            if draft.is_empty() && !self.still_at(id, state).await {
+                // Refused, or nothing to change, by a state another node has left behind.
+                state.conversation = None;
+                continue;
+            }
             let callers = requests.iter().map(|(caller, _, _)| caller.clone()).collect();
-            if draft.is_empty() || self.commit(id, state, draft, appended, callers, &mut requests, &mut decisions).await
-            {
+            if draft.is_empty() {
+                self.answer_unchanged(id, state, requests, decisions).await;
+                return;
+            }
+            if self.commit(id, state, draft, appended, callers, &mut requests, &mut decisions).await {
                 let open = requests.drain(..).zip(decisions);
                 open.for_each(|((_, _, reply), answer)| drop(reply.send(answer)));
                 return;
             }
             if requests.is_empty() {
                 return;
+            }
+        }
+    }
+
+    /// Answers what was refused or there already. A success names an entry, and that may still be on its
+    /// way to the caller's own timeline (perhaps from a node that died): it is delivered first (rule 5).
+    async fn answer_unchanged(
+        self: &Arc<Self>,
+        id: &ConvId,
+        state: &mut ConversationState,
+        requests: Vec<(UserId, Request, oneshot::Sender<Answer>)>,
+        decisions: Vec<Answer>,
+    ) {
+        for ((caller, _, reply), answer) in requests.into_iter().zip(decisions) {
+            let named = match &answer {
+                _ if planted(Bug::DuplicateBeforeOwnEffect) => 0,
+                Ok(AnswerBody::Sent { conv_seq, .. } | AnswerBody::Ok { conv_seq: Some(conv_seq), .. }) => *conv_seq,
+                _ => 0,
+            };
+            let under_way = match planted(Bug::DuplicateBeforeOwnEffect) {
+                true => None,
+                false => self.deliver_to(id, state, &caller, named).await,
+            };
+            let Some(progress) = under_way else {
+                drop(reply.send(answer));
+                continue;
+            };
+            tokio::spawn(async move {
+                progress.wait().await;
+                drop(reply.send(answer));
+            });
+        }
+    }
+
+    /// Delivers one entry to one user, with what he lacks before it; it costs no commit if he has it.
+    async fn deliver_to(
+        self: &Arc<Self>,
+        id: &ConvId,
+        state: &mut ConversationState,
+        user: &UserId,
+        seq: u64,
+    ) -> Option<Arc<Progress>> {
+        let conversation = state.conversation.as_mut()?;
+        let member = Arc::clone(conversation.member(user).filter(|member| member.covers(seq))?);
+        let entries = loop {
+            match read_log(&*self.store, id, seq - 1, seq).await {
+                Ok(entries) => break entries,
+                Err(error) => self.pause(id, &error).await,
+            }
+        };
+        let complete_to = if self.store.together() { seq - 1 } else { 0 };
+        let batch = Batch { conversation: id.clone(), mode: conversation.mode(), entries, complete_to };
+        let progress = Progress::begin();
+        let delivery = Delivery { batch: Arc::new(batch), member, told: vec![Arc::clone(&progress)] };
+        self.push_user(user, UserItem::Deliver(delivery));
+        Some(progress)
+    }
+
+    /// Whether the log still stands where it was when this was decided (rule 4). A commit asks that by
+    /// its condition; an answer without one must ask for itself.
+    async fn still_at(&self, id: &ConvId, state: &ConversationState) -> bool {
+        let Some(conversation) = &state.conversation else { return false };
+        if self.store.together() || planted(Bug::JudgedByCache) {
+            return true;
+        }
+        loop {
+            match self.store.head(&conversation.timeline).await {
+                Ok(head) => return head.position == conversation.head.position,
+                Err(error) => self.pause(id, &error).await,
             }
         }
     }
@@ -231,7 +312,7 @@ impl Inner {
         };
         outgoing.progress.finish();
         outgoing.own.finish();
-        if applied && !outgoing.own.is_done() {
+        if applied && !outgoing.own.is_done() && !planted(Bug::AnswerBeforeOwnEffect) {
             let answers: Answers =
                 requests.drain(..).zip(decisions.drain(..)).map(|((_, _, reply), answer)| (reply, answer)).collect();
             tokio::spawn(async move {
@@ -252,8 +333,7 @@ impl Inner {
         let conversation = state.conversation.as_mut()?;
         let mode = conversation.mode();
         let membership = appended.iter().any(|entry| entry.header.subject.is_some());
-        let recipients =
-            if membership { recipients_of(conversation, &appended) } else { conversation.roster() };
+        let recipients = if membership { recipients_of(conversation, &appended) } else { conversation.roster() };
         let first = appended.first().map_or(conversation.head.position.seq + 1, |entry| entry.seq);
         // This process is the only writer of a store that commits together, and earlier deliveries
         // stand before these in every lane: whatever came before `first` is there.
@@ -291,11 +371,14 @@ impl Inner {
             }
         }
         self.build_until_read(&mut works).await;
+        if planted(Bug::PushedBeforeDurable) {
+            works.iter().for_each(|work| work.push_to(&self.hub));
+        }
 
         let Some(conversation) = state.conversation.as_mut() else { return };
         let head_seq = draft.head_seq();
         if let Some(ledger) = state.ledger.as_mut() {
-            if busy.is_empty() && ledger.last_open().is_none() {
+            if (busy.is_empty() && ledger.last_open().is_none()) || planted(Bug::FannedTooEarly) {
                 ledger.skip_to(head_seq);
             } else {
                 ledger.begin(head_seq, Arc::clone(&outgoing.progress));
@@ -321,6 +404,7 @@ impl Inner {
         self.drive_in_chunks(freed);
         let decided = match first_poll {
             std::task::Poll::Ready(decided) => decided,
+            std::task::Poll::Pending if planted(Bug::AckBeforeDurable) => Vec::new(),
             std::task::Poll::Pending => committed.await,
         };
         if decided.iter().any(|outcome| *outcome != Decided::Applied) {
@@ -343,7 +427,9 @@ impl Inner {
         draft: Draft,
         outgoing: &Outgoing,
     ) -> bool {
-        self.ensure_mark(id, state).await;
+        if !planted(Bug::NoMark) && !planted(Bug::MarkAfterAppend) {
+            self.ensure_mark(id, state).await;
+        }
         let Some(conversation) = state.conversation.as_mut() else { return false };
         let (base, head) = (conversation.head.position.seq, draft.head_after());
         let attempt = self.attempts.next();
@@ -356,16 +442,24 @@ impl Inner {
                 conversation.head = head;
                 true
             }
-            Some(Decided::Doubtful(_)) if has_entries => {
+            Some(Decided::Doubtful(_)) if has_entries && !planted(Bug::DoubtTakenForTheirs) => {
                 // Whose was it? The attempt at base + 1 tells; contents do not.
                 state.conversation = None;
                 let span = Span { after: base, up_to: base + 1, limit: 1, max_bytes: usize::MAX, backward: false };
                 loop {
                     match self.store.entries(&timeline, span).await {
-                        Ok(entries) => break entries.first().is_some_and(|entry| entry.attempt == attempt),
+                        Ok(entries) => {
+                            break entries
+                                .first()
+                                .is_some_and(|entry| entry.attempt == attempt || planted(Bug::DoubtTakenForOurs));
+                        }
                         Err(error) => self.pause(id, &error).await,
                     }
                 }
+            }
+            Some(Decided::Refused(now)) if planted(Bug::RowsKeptAfterRefusal) => {
+                conversation.head = *now;
+                false
             }
             // Rows alone leave no trace of whose they were: decided anew, they come to the same.
             _ => {
@@ -373,6 +467,9 @@ impl Inner {
                 false
             }
         };
+        if planted(Bug::MarkAfterAppend) {
+            self.ensure_mark(id, state).await;
+        }
         if ours {
             self.send_out(state, outgoing);
         }
@@ -384,33 +481,31 @@ impl Inner {
         if let (Some(ledger), Some(last)) = (state.ledger.as_mut(), outgoing.batch.entries.last()) {
             ledger.begin(last.seq, Arc::clone(&outgoing.progress));
         }
-        let mut freed = Vec::new();
+        let (mut own, mut others) = (Vec::new(), Vec::new());
         for (user, member) in &*outgoing.recipients {
             let lane = self.user_lane(user);
             let item = UserItem::Deliver(outgoing.delivery(user, member));
             if matches!(lane.push(item, usize::MAX), Ok(Pushed::Drive)) {
+                let freed = if outgoing.callers.contains(user) { &mut own } else { &mut others };
                 freed.push(UserWork::new(user.clone(), lane));
             }
         }
-        self.drive_in_chunks(freed);
+        // The answer waits for the callers' own timelines only, not for the slowest of all members'.
+        self.drive_in_chunks(own);
+        self.drive_in_chunks(others);
     }
 
-    /// Drives lanes in a task of their own, some hundreds a commit.
+    /// Drives lanes some hundreds a commit, each such group in a task of its own: one does not wait for
+    /// another's slowest timeline, nor until its busiest lane is empty.
     fn drive_in_chunks(self: &Arc<Self>, works: Vec<UserWork>) {
-        if works.is_empty() {
-            return;
-        }
-        let this = Arc::clone(self);
-        tokio::spawn(async move {
-            let mut works = works.into_iter();
-            loop {
-                let chunk: Vec<_> = works.by_ref().take(CHUNK).collect();
-                if chunk.is_empty() {
-                    return;
-                }
-                Arc::clone(&this).drive_users(chunk).await;
+        let mut works = works.into_iter();
+        loop {
+            let chunk: Vec<_> = works.by_ref().take(CHUNK).collect();
+            if chunk.is_empty() {
+                return;
             }
-        });
+            tokio::spawn(Arc::clone(self).drive_users(chunk));
+        }
     }
 
     /// Delivers entries (after, head] of the log to all they are addressed to, and waits for it.
@@ -445,7 +540,7 @@ impl Inner {
     fn watch_ledger(self: &Arc<Self>, id: &ConvId, state: &mut ConversationState) {
         let unsettled = self.unsettled(state);
         let Some(ledger) = state.ledger.as_mut() else { return };
-        let open = ledger.last_open();
+        let open = ledger.last_open().filter(|_| !planted(Bug::MarkDeletedEarly));
         if state.settling || (open.is_none() && !unsettled) {
             return;
         }
@@ -477,6 +572,7 @@ impl Inner {
     /// append is between its mark check and its decision.
     async fn settle(self: &Arc<Self>, id: &ConvId, state: &mut ConversationState) {
         let idle = state.ledger.as_mut().is_none_or(|ledger| ledger.last_open().is_none());
+        let idle = idle || planted(Bug::MarkDeletedEarly);
         if !self.store.together() {
             if idle && let Some((mark, _)) = state.mark.take() {
                 // Unknown outcomes may leave it: somebody will find it, and nothing to do.
@@ -504,14 +600,17 @@ impl Inner {
 }
 
 /// Everybody to whom any of the entries is addressed, or who is handed over what he missed.
-fn recipients_of(conversation: &Conversation, entries: &[Appended]) -> Arc<[(UserId, Arc<Member>)]> {
+fn recipients_of(conversation: &Conversation, entries: &[Appended]) -> Roster {
     let mode = conversation.mode();
     let addressed = |member: &Member| {
+        if planted(Bug::MembersOfNow) && !member.present() {
+            return false;
+        }
         entries.iter().any(|entry| member.addressed(entry.seq, entry.header.kind, entry.header.target, mode))
     };
-    conversation
-        .everyone()
-        .filter(|(_, member)| addressed(member))
-        .map(|(user, member)| (user.clone(), Arc::clone(member)))
-        .collect()
+    let found = conversation.everyone().filter(|(_, member)| addressed(member));
+    let mut found: Vec<_> = found.map(|(user, member)| (user.clone(), Arc::clone(member))).collect();
+    // By id, as the roster is: the order of deliveries follows from the log alone.
+    found.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    found.into()
 }

@@ -9,7 +9,7 @@ use super::{Answer, Caller, Inner, Refusal, wait_for};
 use crate::conversation::inbox::Inbox;
 use crate::conversation::rows::{self, Device};
 use crate::protocol::{AnswerBody, ClientInfo, CloseCode, DeviceId, DeviceInfo, ErrorCode, UserId};
-use crate::store::{Result, Section, TimelineId};
+use crate::store::{Result, RowKey, Section, TimelineId};
 use crate::timeline::Draft;
 
 /// `last_seen_at` is written again at a hello only when it is older than this.
@@ -48,11 +48,11 @@ impl Inner {
         client: Option<&ClientInfo>,
     ) -> Result<Answer> {
         let key = rows::device_key(device);
-        let known: Option<Device> = rows::read(&*self.store, &inbox.timeline, &key).await?;
-        if known.is_none() && draft.pending_row(&key).is_none() {
-            let registered = self.store.rows(&inbox.timeline, Section::Device, None, u64::MAX, MANY).await?;
-            let joining = draft.pending_rows(Section::Device);
-            if registered.len() + joining >= self.policy.max_devices {
+        let known = self.known_device(inbox, draft, &key).await?;
+        if known.is_none() {
+            let stored = self.store.rows(&inbox.timeline, Section::Device, None, u64::MAX, MANY).await?;
+            let stays = stored.iter().filter(|(key, _)| draft.pending_row(key).is_none()).count();
+            if stays + draft.pending_rows(Section::Device).count() >= self.policy.max_devices {
                 return Ok(Err(Refusal::new(ErrorCode::TooManyConnections)));
             }
         }
@@ -70,9 +70,8 @@ impl Inner {
         acked: u64,
     ) -> Result<()> {
         let key = rows::device_key(device);
-        let known: Option<Device> = rows::read(&*self.store, &inbox.timeline, &key).await?;
         // One that was logged out meanwhile stays forgotten.
-        if let Some(known) = known.filter(|_| draft.pending_row(&key).is_none_or(|row| row.is_some())) {
+        if let Some(known) = self.known_device(inbox, draft, &key).await? {
             let acked = known.acked.max(acked);
             let device = Device { acked, last_seen_at: self.clock.now_ms(), client: known.client };
             draft.row(key, Some(rows::pack(&device)), None);
@@ -82,11 +81,19 @@ impl Inner {
 
     pub(super) async fn forget_device(&self, inbox: &Inbox, draft: &mut Draft, device: &DeviceId) -> Result<Answer> {
         let key = rows::device_key(device);
-        if self.store.row(&inbox.timeline, &key).await?.is_some() {
+        if self.known_device(inbox, draft, &key).await?.is_some() {
             draft.row(key, None, None);
         }
         self.hub.close(&inbox.user, device, CloseCode::Revoked);
         Ok(Ok(ok_seq(draft.head_seq())))
+    }
+
+    /// A device's row as the draft leaves it: what is decided in one commit sees what goes before.
+    async fn known_device(&self, inbox: &Inbox, draft: &Draft, key: &RowKey) -> Result<Option<Device>> {
+        match draft.pending_row(key) {
+            Some(value) => value.map(|value| rows::unpack(&inbox.timeline, key, value)).transpose(),
+            None => rows::read(&*self.store, &inbox.timeline, key).await,
+        }
     }
 
     pub(super) async fn devices(&self, caller: &Caller) -> Answer {

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use super::Inner;
 use super::conversation_lane::ConversationState;
 use crate::fanout::Ledger;
+use crate::planted::{Bug, planted};
 use crate::protocol::ConvId;
 use crate::store::Mark;
 use crate::timeline::{Decided, Draft, commit_until_decided};
@@ -16,23 +17,26 @@ impl Inner {
     /// A mark stands, written under the present term, before anything is appended.
     pub(super) async fn ensure_mark(&self, id: &ConvId, state: &mut ConversationState) {
         let term = self.loaded(id, state).await.head.position.term;
-        if state.mark.as_ref().is_some_and(|(_, under)| *under == term) {
+        if state.mark.as_ref().is_some_and(|(_, under)| *under == term || planted(Bug::MarkOutlivesTerm)) {
             return;
         }
         let head = self.loaded(id, state).await.head.position.seq;
         let open = state.ledger.as_mut().is_some_and(|ledger| ledger.last_open().is_some());
         let complete = state.ledger.as_mut().map_or(head, Ledger::complete);
         // Nothing of ours under way: what is below the head is done, or under another's mark.
-        let from = if open { complete.min(head) } else { head };
+        let from = if open && !planted(Bug::MarkForgetsOpen) { complete.min(head) } else { head };
         if !open && let Some(ledger) = state.ledger.as_mut() {
             ledger.skip_to(head);
         }
-        let mark = Mark {
+        let mut mark = Mark {
             conversation: id.clone(),
             node: self.attempts.incarnation(),
             burst: self.bursts.fetch_add(1, Ordering::Relaxed),
             from,
         };
+        if planted(Bug::MarkKeyReused) {
+            (mark.burst, mark.from) = (1, 0);
+        }
         while let Err(error) = self.store.put_mark(mark.clone()).await {
             self.pause(id, &error).await;
         }
@@ -51,7 +55,7 @@ impl Inner {
         mark: Mark,
         done: oneshot::Sender<()>,
     ) {
-        loop {
+        while !planted(Bug::NoFence) {
             let conversation = self.loaded(id, state).await;
             let mut draft = Draft::new(conversation.head, self.clock.now_ms());
             draft.raise_term();

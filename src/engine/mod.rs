@@ -29,6 +29,7 @@ use tokio::sync::oneshot;
 use crate::config::{Clock, Policy};
 use crate::conversation::read;
 use crate::hub::Hub;
+use crate::planted::{Bug, planted};
 use crate::protocol::{AnswerBody, ClientInfo, ConvId, DeviceId, ErrorCode, Request, SendTo, UserId};
 use crate::store::{self, Store};
 use crate::timeline::{Attempts, Lanes, Pushed};
@@ -112,7 +113,10 @@ impl Engine {
     /// # Errors
     /// That the store could not be read.
     pub async fn recover(&self) -> store::Result<usize> {
-        let unfinished = self.inner.store.unfinished().await?;
+        let mut unfinished = self.inner.store.unfinished().await?;
+        if planted(Bug::RecoveryForgotten) {
+            unfinished.clear();
+        }
         for conversation in &unfinished {
             let (done, wait) = oneshot::channel();
             self.inner.push_conversation(conversation, ConversationItem::Recover { done });
@@ -246,7 +250,10 @@ fn lane_of(caller: &Caller, request: &Request) -> Result<Lane, Refusal> {
 
 /// The name of a conversation made by this creator under this op_id: the same again makes no second.
 fn created_id(creator: &UserId, op_id: &str) -> ConvId {
-    let hash = xxhash_rust::xxh3::xxh3_128(op_id.as_bytes());
+    let mut hash = xxhash_rust::xxh3::xxh3_128(op_id.as_bytes());
+    if planted(Bug::CreateMakesAnother) {
+        hash = rand::random();
+    }
     let name = format!("g:{creator}:{hash:032x}");
     #[expect(clippy::expect_used, reason = "at most 2 + 64 + 1 + 32 characters, all of the allowed set")]
     ConvId::parse(&name).expect("a made name is valid")

@@ -4,7 +4,7 @@
 //! their targets last, so nothing recalled, deleted or superseded meanwhile is served. A page that does
 //! not start at the cursor + 1 or is not dense is never sent.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::{Inner, Refusal, Standing, unavailable};
@@ -14,6 +14,7 @@ use crate::conversation::pointer::{Own, Pointer};
 use crate::conversation::ranges::Ranges;
 use crate::conversation::rows::Target;
 use crate::conversation::view::View;
+use crate::planted::{Bug, planted};
 use crate::protocol::{ConvId, UserId};
 use crate::store::{Entry, Error, Head, Result, Span, Store, TimelineId};
 
@@ -97,10 +98,11 @@ impl Inner {
         max_bytes: usize,
     ) -> std::result::Result<PageRead, Refusal> {
         let timeline = TimelineId::User(user.clone());
+        let after = after.saturating_sub(u64::from(planted(Bug::InclusiveCursor)));
         for _ in 0..2 {
             let head = self.store.head(&timeline).await.map_err(|error| unavailable(&error))?;
             let standing = Standing::from(head);
-            if after < standing.floor {
+            if after < standing.floor && !planted(Bug::ReadPastFloor) {
                 return Ok(PageRead::BelowFloor(standing));
             }
             if after >= standing.head {
@@ -131,11 +133,12 @@ impl Inner {
     ) -> Result<Option<Page>> {
         let span = Span { limit: max_entries, max_bytes: usize::MAX, ..first_after(after, standing.head) };
         let mut stored = self.store.entries(timeline, span).await?;
-        if stored.first().is_none_or(|entry| entry.seq != after + 1 || self.is_too_old(entry)) {
+        let gap = planted(Bug::PageWithGap);
+        if !gap && stored.first().is_none_or(|entry| entry.seq != after + 1 || self.is_too_old(entry)) {
             return Ok(None);
         }
         let dense = stored.iter().zip(after + 1..).take_while(|(entry, seq)| entry.seq == *seq).count();
-        stored.truncate(dense);
+        stored.truncate(if gap { stored.len() } else { dense });
         let mut pointers = Vec::with_capacity(stored.len());
         for entry in &stored {
             let damaged = || Error::Damaged(format!("entry {} of {timeline:?}", entry.seq));
@@ -144,9 +147,8 @@ impl Inner {
         let sources = self.sources(user, timeline, &pointers).await?;
         let mut page = Page { from: after, to: after, entries: Vec::with_capacity(stored.len()), standing };
         let mut bytes = 0;
-        for (index, (seq, pointer)) in pointers.iter().enumerate() {
-            let later = pointers.get(index + 1..).unwrap_or_default();
-            if let Some(text) = shown(pointer, later, &sources)? {
+        for (seq, pointer) in &pointers {
+            if let Some(text) = shown(pointer, &sources)? {
                 bytes += text.len() + 32;
                 if bytes > max_bytes && !page.entries.is_empty() {
                     break;
@@ -155,6 +157,7 @@ impl Inner {
             }
             page.to = *seq;
         }
+        leave_out_superseded(&mut page, &pointers);
         Ok(Some(page))
     }
 
@@ -165,7 +168,7 @@ impl Inner {
         timeline: &TimelineId,
         pointers: &[(u64, Pointer<'a, &'a str>)],
     ) -> Result<HashMap<&'a str, Source>> {
-        let mut needed: HashMap<&'a str, Vec<u64>> = HashMap::new();
+        let mut needed: BTreeMap<&'a str, Vec<u64>> = BTreeMap::new();
         for (_, pointer) in pointers {
             if let Pointer::Log { conv_id, conv_seq, .. } = pointer {
                 needed.entry(conv_id).or_default().push(*conv_seq);
@@ -223,17 +226,22 @@ impl Source {
     }
 }
 
-/// The text of an entry, unless it is left out (contract, section 3).
-fn shown<'a>(
-    pointer: &Pointer<'a, &'a str>,
-    later: &[(u64, Pointer<'a, &'a str>)],
-    sources: &HashMap<&'a str, Source>,
-) -> Result<Option<Arc<str>>> {
-    let (kind, conv_id, conv_seq, target) = match pointer {
-        Pointer::Own { own: Own::Read, conv_id, text } => {
-            let newer = |(_, other): &(u64, Pointer<'a, &'a str>)| matches!(other, Pointer::Own { own: Own::Read, conv_id: same, .. } if same == conv_id);
-            return Ok((!later.iter().any(newer)).then(|| Arc::from(*text)));
+/// A `read` is superseded by a later one of the same conversation inside the range the page covers; one
+/// beyond it, where a frame may end for its size, does not count.
+fn leave_out_superseded(page: &mut Page, pointers: &[(u64, Pointer<'_, &str>)]) {
+    let mut last: HashMap<&str, u64> = HashMap::new();
+    let mut superseded = Vec::new();
+    for (seq, pointer) in pointers.iter().filter(|(seq, _)| *seq <= page.to) {
+        if let Pointer::Own { own: Own::Read, conv_id, .. } = pointer {
+            superseded.extend(last.insert(*conv_id, *seq));
         }
+    }
+    page.entries.retain(|(seq, _)| !superseded.contains(seq));
+}
+
+/// The text of an entry, unless it is left out (contract, section 3).
+fn shown<'a>(pointer: &Pointer<'a, &'a str>, sources: &HashMap<&'a str, Source>) -> Result<Option<Arc<str>>> {
+    let (kind, conv_id, conv_seq, target) = match pointer {
         Pointer::Own { text, .. } => return Ok(Some(Arc::from(*text))),
         Pointer::Log { kind, conv_id, conv_seq, target } => (*kind, *conv_id, *conv_seq, *target),
     };
@@ -241,6 +249,7 @@ fn shown<'a>(
     let source = sources.get(conv_id).ok_or_else(damaged)?;
     let left_out = match kind {
         Kind::Message => conv_seq <= source.cleared_up_to || source.hidden.contains(conv_seq),
+        Kind::Edit if planted(Bug::EditServedAfterRecall) => false,
         Kind::Edit => !source.view.sees(target) || source.is_recalled(target),
         kind if kind.changes_target() => !source.view.sees(target),
         _ => false,

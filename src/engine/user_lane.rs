@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 
 use super::{Answer, Inner, Refusal};
@@ -10,10 +11,11 @@ use crate::conversation::decide::NotDecided;
 use crate::conversation::inbox::Inbox;
 use crate::conversation::own::{OwnDesk, Receipt};
 use crate::fanout::{Delivery, deliver};
-use crate::hub::Live;
+use crate::hub::{Hub, Live};
+use crate::planted::{Bug, planted};
 use crate::protocol::{AnswerBody, ClientInfo, DeviceId, ErrorCode, Request, UserId};
 use crate::store::{Attempt, Commit, Head, Result};
-use crate::timeline::{Decided, Draft, Lane, commit_until_decided};
+use crate::timeline::{Decided, Draft, Lane, commit_again, commit_once};
 
 /// Items of one lane in one commit.
 const BATCH: usize = 256;
@@ -90,6 +92,13 @@ impl UserWork {
         self.items = items;
     }
 
+    /// Tells the user's sessions.
+    pub(super) fn push_to(&self, hub: &Hub) {
+        if !self.live.is_empty() {
+            hub.push(&self.user, &self.live);
+        }
+    }
+
     /// The commit, if there is anything to commit.
     pub(super) fn take_commit(&mut self, attempt: Attempt) -> Option<Commit> {
         let draft = self.draft.take().filter(|draft| !draft.is_empty())?;
@@ -123,7 +132,8 @@ impl Inner {
     }
 
     /// Commits what was built and finishes what was applied; what was refused keeps its items and is
-    /// built anew from the store (rule 2).
+    /// built anew from the store (rule 2). Lanes whose outcome is not known yet go on by themselves: a
+    /// timeline that is away holds up no other.
     async fn commit_works(self: &Arc<Self>, mut works: Vec<UserWork>) -> Vec<UserWork> {
         let (mut commits, mut committing) = (Vec::new(), Vec::new());
         for (index, work) in works.iter_mut().enumerate() {
@@ -132,20 +142,62 @@ impl Inner {
                 committing.push(index);
             }
         }
-        let mut refused = vec![false; works.len()];
+        let mut outcomes = vec![Some(Decided::Applied); works.len()];
+        let mut open = Vec::new();
         if !commits.is_empty() {
-            let decided = commit_until_decided(&self.store, commits).await;
+            let (mut decided, undecided) = commit_once(&self.store, commits).await;
+            open = undecided;
+            if planted(Bug::OneHoldsUpAll) {
+                commit_again(&self.store, std::mem::take(&mut open), &mut decided).await;
+            }
             for (index, outcome) in committing.into_iter().zip(decided) {
-                // A user's lane never asks whose it was: reloaded and redone, its rows make it once.
-                if let Some(flag) = refused.get_mut(index) {
-                    *flag = outcome != Decided::Applied;
+                if let Some(slot) = outcomes.get_mut(index) {
+                    *slot = outcome;
                 }
             }
         }
+        let (mut done, mut undecided) = (Vec::new(), Vec::new());
+        for (work, outcome) in works.into_iter().zip(outcomes) {
+            match outcome {
+                Some(outcome) => done.push((work, outcome)),
+                None => undecided.push(work),
+            }
+        }
+        for (work, (_, commit)) in undecided.into_iter().zip(open) {
+            tokio::spawn(Arc::clone(self).decide_late(work, commit));
+        }
+        self.conclude(done).await
+    }
+
+    /// Goes on with one lane until its commit is decided and its queue empty.
+    async fn decide_late(self: Arc<Self>, work: UserWork, commit: Commit) {
+        let mut outcome = [None];
+        commit_again(&self.store, vec![(0, commit)], &mut outcome).await;
+        if let [Some(outcome)] = outcome {
+            let again = self.conclude(vec![(work, outcome)]).await;
+            self.drive_on(again).await;
+        }
+    }
+
+    /// [`Inner::drive_users`], boxed: it leads back to where it is called from.
+    fn drive_on(self: Arc<Self>, works: Vec<UserWork>) -> BoxFuture<'static, ()> {
+        Box::pin(self.drive_users(works))
+    }
+
+    /// Finishes lanes that were applied; gives back those that are to be driven on.
+    async fn conclude(self: &Arc<Self>, decided: Vec<(UserWork, Decided)>) -> Vec<UserWork> {
         let (mut again, mut done) = (Vec::new(), Vec::new());
-        for (mut work, refused) in works.into_iter().zip(refused) {
-            if refused {
-                work.inbox = None;
+        for (mut work, outcome) in decided {
+            // A user's lane never asks whose it was: reloaded and redone, its rows make it once. What
+            // stands there already is not pushed again, so sessions are told to read it.
+            if let Decided::Refused(now) | Decided::Doubtful(now) = outcome {
+                if !planted(Bug::RefusalToldToNobody) {
+                    self.hub.moved(&work.user, now.position.seq);
+                }
+                match work.inbox.as_mut().filter(|_| planted(Bug::InboxKeptAfterRefusal)) {
+                    Some(inbox) => inbox.head = self.store.head(&inbox.timeline).await.unwrap_or_default(),
+                    None => work.inbox = None,
+                }
                 again.push(work);
             } else {
                 done.push(work);
@@ -158,15 +210,22 @@ impl Inner {
     /// Builds every work's draft, as often as it takes to read what is needed.
     pub(super) async fn build_until_read(&self, works: &mut [UserWork]) {
         for work in works {
-            while let Err(error) = self.build(work).await {
-                tracing::warn!(user = %work.user, %error, "user lane waits for the store");
-                work.inbox = None;
-                tokio::time::sleep(PAUSE).await;
+            loop {
+                match self.build(work).await {
+                    Ok(true) => break,
+                    Ok(false) => work.inbox = None,
+                    Err(error) => {
+                        tracing::warn!(user = %work.user, %error, "user lane waits for the store");
+                        work.inbox = None;
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                }
             }
         }
     }
 
-    async fn build(&self, work: &mut UserWork) -> Result<()> {
+    /// False: built on a state that another node has left behind.
+    async fn build(&self, work: &mut UserWork) -> Result<bool> {
         let inbox = match &mut work.inbox {
             Some(inbox) => inbox,
             none => none.insert(Inbox::load(&*self.store, &work.user).await?),
@@ -184,9 +243,16 @@ impl Inner {
             }
         }
         draft.raise_floor(draft.head_seq().saturating_sub(self.policy.sync_max_entries));
+        // A commit asks by its condition whether the state still holds; answers without one must ask
+        // for themselves (rule 4).
+        let unasked = draft.is_empty() && !(work.answers.is_empty() && work.owing.is_empty());
+        let holds = !unasked
+            || self.store.together()
+            || planted(Bug::JudgedByCache)
+            || self.store.head(&inbox.timeline).await?.position == inbox.head.position;
         work.head = draft.head_after();
         work.draft = Some(draft);
-        Ok(())
+        Ok(holds)
     }
 
     /// After the commit: pushes, answers, frees lanes; gives back those whose queue has filled.
@@ -196,9 +262,7 @@ impl Inner {
             if let Some(inbox) = work.inbox.as_mut() {
                 inbox.head = work.head;
             }
-            if !work.live.is_empty() {
-                self.hub.push(&work.user, &work.live);
-            }
+            work.push_to(&self.hub);
             self.finish_items(&mut work);
             if work.lane.put_and_release(work.inbox.take()) {
                 again.push(work);
@@ -215,9 +279,9 @@ impl Inner {
             let receipt = owing.next_if(|(at, _)| *at == index).map(|(_, receipt)| receipt);
             match item {
                 UserItem::Deliver(delivery) => delivery.told.iter().for_each(|progress| progress.finish()),
-                UserItem::Request { request, reply, .. } => match (answer, receipt) {
+                UserItem::Request { reply, .. } => match (answer, receipt) {
                     (Some(answer), _) => drop(reply.send(answer)),
-                    (None, Some(receipt)) => self.receipt_first(work.user.clone(), receipt, request, reply),
+                    (None, Some(receipt)) => self.receipt_first(work.user.clone(), receipt, reply),
                     (None, None) => {}
                 },
                 UserItem::Hello { reply, .. } => drop(answer.map(|answer| reply.send(answer))),
@@ -227,22 +291,41 @@ impl Inner {
         }
     }
 
-    /// The peer's timeline first, then the reader's own: a crash in between loses no receipt.
-    fn receipt_first(
-        self: &Arc<Self>,
-        reader: UserId,
-        receipt: Receipt,
-        request: Request,
-        reply: oneshot::Sender<Answer>,
-    ) {
+    /// The peer's timeline first, then the reader's own: a crash in between loses no receipt. What is
+    /// read then is what the peer was told, however far the conversation has come meanwhile.
+    fn receipt_first(self: &Arc<Self>, reader: UserId, receipt: Receipt, reply: oneshot::Sender<Answer>) {
         let this = Arc::clone(self);
+        let request = Request::Read { conv_id: receipt.conv.clone(), read_seq: receipt.read_seq };
         tokio::spawn(async move {
+            if planted(Bug::ReceiptAfterRead) {
+                return this.receipt_last(reader, receipt, request, reply).await;
+            }
             let (done, told) = oneshot::channel();
             let peer = receipt.peer.clone();
             this.push_user(&peer, UserItem::Receipt { receipt, done });
             let _ = told.await;
             this.push_user(&reader, UserItem::Request { request, reply, receipted: true });
         });
+    }
+
+    /// [`Bug::ReceiptAfterRead`]: the other way round.
+    async fn receipt_last(
+        self: &Arc<Self>,
+        reader: UserId,
+        receipt: Receipt,
+        request: Request,
+        reply: oneshot::Sender<Answer>,
+    ) {
+        let (own, read) = oneshot::channel();
+        self.push_user(&reader, UserItem::Request { request, reply: own, receipted: true });
+        let answer = read.await;
+        let (done, told) = oneshot::channel();
+        let peer = receipt.peer.clone();
+        self.push_user(&peer, UserItem::Receipt { receipt, done });
+        let _ = told.await;
+        if let Ok(answer) = answer {
+            let _ = reply.send(answer);
+        }
     }
 
     /// Raises the floor of a timeline with entries that are too old.
@@ -295,7 +378,9 @@ impl Build<'_> {
             }
             UserItem::Expire { .. } => {
                 let floor = self.inner.floor_by_age(&self.inbox.timeline, self.inbox.head).await?;
-                self.draft.raise_floor(floor);
+                if !planted(Bug::FloorNotStored) {
+                    self.draft.raise_floor(floor);
+                }
                 Ok(Built::Silent)
             }
         }
@@ -307,7 +392,8 @@ impl Build<'_> {
         {
             match self.desk(async |desk| desk.receipt_due(conv_id, *read_seq).await).await? {
                 Ok(Some(receipt)) => return Ok(Built::Owes(receipt)),
-                Ok(None) => {}
+                // Nothing to tell is nothing to read: decided here, for the next look may see more.
+                Ok(None) => return Ok(Built::Answer(Ok(ok_seq(self.draft.head_seq())))),
                 Err(refusal) => return Ok(Built::Answer(Err(refusal))),
             }
         }

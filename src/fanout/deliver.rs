@@ -10,6 +10,7 @@ use crate::conversation::ranges::Ranges;
 use crate::conversation::rows::{self, Change};
 use crate::conversation::user_row::UserRow;
 use crate::hub::Live;
+use crate::planted::{Bug, planted};
 use crate::protocol::{ConvId, HistoryMode};
 use crate::store::{Error, Result, RowKey, Section, Span, Store, TimelineId};
 use crate::timeline::Draft;
@@ -93,7 +94,12 @@ fn put(
 ) {
     let Delivery { batch, member, .. } = delivery;
     let header = &entry.header;
-    if entry.seq <= row.delivered || !member.addressed(entry.seq, header.kind, header.target, batch.mode) {
+    if planted(Bug::RecallSkipsOffLine) && header.kind == Kind::Recall && header.by != inbox.user {
+        return;
+    }
+    let addressed = member.addressed(entry.seq, header.kind, header.target, batch.mode);
+    let there = entry.seq <= row.delivered && !planted(Bug::DeliveredIgnored);
+    if there || !(addressed || planted(Bug::GapFilledByNumber)) {
         return;
     }
     row.fold(&inbox.user, member, hidden, entry);
@@ -119,7 +125,10 @@ async fn missed(
         return Ok(Vec::new());
     }
     let entries = read_log(store, &batch.conversation, after, first - 1).await?;
-    let addressed = |entry: &Appended| member.addressed(entry.seq, entry.header.kind, entry.header.target, batch.mode);
+    let addressed = |entry: &Appended| {
+        planted(Bug::GapFilledByNumber)
+            || member.addressed(entry.seq, entry.header.kind, entry.header.target, batch.mode)
+    };
     Ok(entries.into_iter().filter(addressed).collect())
 }
 

@@ -80,10 +80,11 @@ impl Ledger {
         self.complete
     }
 
-    /// The newest fan-out still under way, if any.
+    /// The newest fan-out still under way, if any. Not simply the last begun: that may be done before an
+    /// older one, and whoever waited for it would come back at once, again and again.
     pub fn last_open(&mut self) -> Option<Arc<Progress>> {
         self.complete();
-        self.open.back().map(|(_, progress)| Arc::clone(progress))
+        self.open.iter().rev().find(|(_, progress)| !progress.is_done()).map(|(_, progress)| Arc::clone(progress))
     }
 
     /// With `most` or more fan-outs under way: the oldest, to be waited for.
@@ -97,5 +98,24 @@ impl Ledger {
         if self.open.is_empty() {
             self.complete = self.complete.max(seq);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_done_out_of_order_is_not_waited_for() {
+        let (older, newer) = (Progress::begin(), Progress::begin());
+        let mut ledger = Ledger::new(0);
+        ledger.begin(1, Arc::clone(&older));
+        ledger.begin(2, Arc::clone(&newer));
+        newer.finish();
+        assert!(ledger.last_open().is_some_and(|open| !open.is_done()));
+        assert_eq!(ledger.complete(), 0);
+        older.finish();
+        assert!(ledger.last_open().is_none());
+        assert_eq!(ledger.complete(), 2);
     }
 }

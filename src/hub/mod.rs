@@ -93,6 +93,13 @@ impl Hub {
         }
     }
 
+    /// The user's timeline has come to `head` by entries that were not pushed here (another node's, or
+    /// those of a commit whose outcome was unknown): his sessions read their log. Never waits.
+    pub fn moved(&self, user: &UserId, head: u64) {
+        let Some(seats) = self.users.get(user) else { return };
+        seats.iter().for_each(|seat| seat.moved(head));
+    }
+
     /// Whether this device has a session here.
     pub fn is_connected(&self, user: &UserId, device: &DeviceId) -> bool {
         self.with_seat(user, device, |_| ()).is_some()

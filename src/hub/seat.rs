@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use futures::task::AtomicWaker;
 
 use super::{Hub, Live};
+use crate::planted::{Bug, planted};
 use crate::protocol::{CloseCode, DeviceId, UserId};
 
 /// Entries a session may have waiting. A session that has more reads its log.
@@ -69,11 +70,24 @@ impl Seat {
         if fits {
             state.queue.extend_from_slice(entries);
         } else {
-            state.following = false;
+            state.following = planted(Bug::OverflowForgotten);
             state.queue = Vec::new();
         }
         self.signal(state);
         if fits { Pushed::Queued } else { Pushed::Overflow }
+    }
+
+    /// Entries up to `head` are in the log and will not be pushed here: whoever follows must read.
+    pub(super) fn moved(&self, head: u64) {
+        let mut state = self.state();
+        if head <= state.newest {
+            return;
+        }
+        state.newest = head;
+        if std::mem::take(&mut state.following) {
+            state.queue = Vec::new();
+            self.signal(state);
+        }
     }
 
     pub(super) fn ask_to_close(&self, code: CloseCode) {
@@ -124,7 +138,7 @@ impl Registration {
     /// the queue. False: something was; read on first.
     pub fn follow(&self, position: u64) -> bool {
         let mut state = self.seat.state();
-        state.following = state.newest <= position;
+        state.following = state.newest <= position || planted(Bug::LostWakeUp);
         state.following
     }
 

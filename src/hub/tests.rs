@@ -120,3 +120,38 @@ fn a_device_can_be_asked_to_close_and_tells_what_it_acknowledged() {
     assert!(signalled(&seat));
     assert_eq!(taken(&seat).0, Signal::Close(CloseCode::Revoked), "the first code stands");
 }
+
+#[test]
+fn a_session_that_follows_and_falls_behind_while_others_push_misses_nothing() {
+    const LAST: u64 = 200_000;
+    let hub = Arc::new(Hub::default());
+    let alice = user("alice");
+    let seat = hub.register(&alice, &device("phone"));
+    // The log: durable up to here, before anything of it is pushed.
+    let log = Arc::new(AtomicU64::new(0));
+    let pusher = {
+        let (hub, alice, log) = (Arc::clone(&hub), alice.clone(), Arc::clone(&log));
+        std::thread::spawn(move || {
+            for seq in (1..=LAST).step_by(2) {
+                log.store(seq + 1, Ordering::SeqCst);
+                hub.push(&alice, &live(seq..=seq + 1));
+            }
+        })
+    };
+    let (mut position, mut batch, mut following) = (0, Vec::new(), false);
+    while position < LAST {
+        if !following {
+            // A page of the log, then live if nothing newer was pushed.
+            position = log.load(Ordering::SeqCst);
+            following = seat.follow(position);
+        } else if poll_fn(|cx| seat.poll_signal(cx)).now_or_never().is_some() {
+            following = seat.take(&mut batch) == Signal::Entries;
+            for entry in batch.drain(..) {
+                assert!(entry.seq <= position + 1, "a gap");
+                position = position.max(entry.seq);
+            }
+        }
+    }
+    pusher.join().expect("pushed all");
+    assert!(hub.deliveries() > 0);
+}

@@ -79,7 +79,14 @@ pub struct Parts {
     pub clock: Clock,
     /// What `/` shows, and whatever else a command serves beside it.
     pub page: Router,
+    /// Called before metrics are shown, to set those that are counted elsewhere.
+    pub observe: Option<Observer>,
+    /// Conversations whose fan-out a crash had interrupted, finished before this was built.
+    pub recovered: usize,
 }
+
+/// Sets metrics that are counted elsewhere.
+pub type Observer = Arc<dyn Fn() + Send + Sync>;
 
 impl Parts {
     /// Builds the rooms over a store, in their order, and finishes what a crash left undone.
@@ -94,11 +101,11 @@ impl Parts {
         let hub = Arc::new(Hub::default());
         let engine =
             Engine::new(Arc::clone(&store), Arc::clone(&hub), clock.clone(), settings.policy.clone(), incarnation);
-        let finished = engine.recover().await?;
-        if finished > 0 {
-            tracing::info!(conversations = finished, "finished deliveries left undone");
+        let recovered = engine.recover().await?;
+        if recovered > 0 {
+            tracing::info!(conversations = recovered, "finished deliveries left undone");
         }
-        Ok(Self { store, engine, hub, verifier, clock, page: page() })
+        Ok(Self { store, engine, hub, verifier, clock, page: page(), observe: None, recovered })
     }
 }
 
@@ -129,6 +136,7 @@ struct House {
     sockets: Arc<Semaphore>,
     connections: Gauge,
     metrics_apart: bool,
+    observe: Option<Observer>,
     upgrade_deadline: Duration,
     stopping: CancellationToken,
     tracker: TaskTracker,
@@ -174,6 +182,7 @@ impl House {
             sockets: Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS))),
             connections: gauge!("everline_connections"),
             metrics_apart: settings.metrics_listen.is_some(),
+            observe: parts.observe,
             upgrade_deadline: settings.upgrade_deadline,
             stopping,
             tracker: TaskTracker::new(),
@@ -197,6 +206,7 @@ impl Server {
     pub async fn start(settings: &Settings, parts: Parts, listener: TcpListener) -> Result<Handle, Error> {
         // The recorder first: handles looked up before it exists would count nowhere.
         metrics::handle();
+        ::metrics::counter!("everline_recovered_fanouts_total").increment(parts.recovered as u64);
         let tls = settings.tls.as_ref().map(tls::acceptor).transpose()?;
         let page = parts.page.clone();
         let house = Arc::new(House::new(settings, parts));
@@ -237,7 +247,7 @@ async fn tidy(stopping: CancellationToken) {
     }
 }
 
-/// A running server.
+/// A running server. Dropping the handle does not stop it: see [`Handle::stop`].
 pub struct Handle {
     addr: SocketAddr,
     metrics_addr: Option<SocketAddr>,

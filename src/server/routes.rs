@@ -66,5 +66,8 @@ async fn local_metrics(
 }
 
 async fn all_metrics(State(house): State<Arc<House>>) -> impl IntoResponse {
+    if let Some(observe) = &house.observe {
+        observe();
+    }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics::render(&house.hub))
 }

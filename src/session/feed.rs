@@ -25,6 +25,8 @@ use crate::protocol::{ErrorCode, ErrorFrame, MsgId, Reset, ResetReason, ServerFr
 
 /// First and longest pause before a page that could not be read is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// Empty pages in a row that are followed by another at once.
+const MAX_FRUITLESS: u32 = 3;
 /// What an entry costs in a frame beside its text.
 const ENTRY_OVERHEAD: usize = 32;
 
@@ -42,6 +44,8 @@ pub(super) struct Feed {
     known_head: u64,
     retry_at: Option<Instant>,
     failures: u32,
+    /// Pages in a row that held nothing although more was announced.
+    fruitless: u32,
     /// The `sync` request the next frame answers.
     answers: Option<MsgId>,
     /// `sync` requests behind it.
@@ -61,6 +65,7 @@ impl Feed {
             known_head: head,
             retry_at: None,
             failures: 0,
+            fruitless: 0,
             answers: None,
             syncs: VecDeque::new(),
             unproved: None,
@@ -140,22 +145,24 @@ impl<S: Transport> Session<S> {
 
     fn send_page(&mut self, page: &Page) {
         let position = self.cursor.sent();
+        let live = page.to >= page.standing.head;
         let continues = page.from == position && page.to >= position && page.to <= self.cursor.limit();
-        if !continues {
-            tracing::error!(from = page.from, to = page.to, position, "a page does not continue the position");
-            return self.page_failed(&Refusal { code: ErrorCode::Unavailable, field: None, retry_after_ms: None });
+        if !continues || (page.to == position && !live) {
+            let (from, to, head) = (page.from, page.to, page.standing.head);
+            tracing::error!(from, to, head, position, "a page does not continue the position");
+            return self.page_failed(&unavailable());
+        }
+        // Now and then something is pushed just behind an empty page; not many times in a row.
+        let fruitless = if page.to == position && !self.feed.announce { self.feed.fruitless + 1 } else { 0 };
+        self.feed.fruitless = fruitless;
+        if fruitless > MAX_FRUITLESS {
+            return self.page_failed(&unavailable());
         }
         self.feed.failures = 0;
         if self.feed.unproved.take().is_some() {
             self.presence.seat.set_acked(self.cursor.acked());
         }
         self.feed.known_head = self.feed.known_head.max(page.standing.head);
-        let live = page.to >= page.standing.head;
-        if page.to == position && !live {
-            // Nothing, though there is more: not to be asked again at once.
-            tracing::error!(position, head = page.standing.head, "an empty page below the head");
-            return self.page_failed(&Refusal { code: ErrorCode::Unavailable, field: None, retry_after_ms: None });
-        }
         if page.to > position || self.feed.announce {
             let entries = page.entries.iter().map(|(seq, text)| (*seq, &**text));
             self.sync_frame(position, page.to, live, entries);
@@ -283,6 +290,10 @@ impl<S: Transport> Session<S> {
         }
         Ok(())
     }
+}
+
+fn unavailable() -> Refusal {
+    Refusal { code: ErrorCode::Unavailable, field: None, retry_after_ms: None }
 }
 
 /// How many of the entries fit into about `bytes`; at least one.

@@ -4,6 +4,7 @@
 //! be committed in between unseen. Until `welcome` nothing of the user is told.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
@@ -30,7 +31,6 @@ pub(super) struct Guest {
     pub(super) cursor: Cursor,
     /// The head that was told.
     pub(super) head: u64,
-    pub(super) session_id: String,
     pub(super) valid_until_ms: u64,
     pub(super) bad_json: u32,
 }
@@ -40,6 +40,8 @@ pub(super) struct Presence {
     pub(super) shared: Arc<Shared>,
     pub(super) caller: Caller,
     pub(super) seat: Registration,
+    /// Names the connection: see [`Shared::session_id`].
+    pub(super) number: u64,
     _counted: Counted,
 }
 
@@ -80,13 +82,13 @@ pub(super) async fn greet<S: Transport>(
         Ok(standing) => standing,
         Err(refusal) => return Err(refused(shared, socket, hello.id, &refusal)),
     };
-    let session_id = shared.session_id();
-    let cursor = welcome(shared, socket, &caller, hello, standing, &session_id);
+    let number = shared.count.fetch_add(1, Ordering::Relaxed);
+    let cursor = welcome(shared, socket, &caller, hello, standing, shared.session_id(number));
     seat.set_acked(cursor.acked());
-    let presence =
-        Presence { shared: Arc::clone(shared), caller, seat, _counted: Counted::new(&shared.meters.sessions) };
+    let counted = Counted::new(&shared.meters.sessions);
+    let presence = Presence { shared: Arc::clone(shared), caller, seat, number, _counted: counted };
     let valid_until_ms = identity.valid_until_ms;
-    Ok(Guest { presence, cursor, head: standing.head, session_id, valid_until_ms, bad_json })
+    Ok(Guest { presence, cursor, head: standing.head, valid_until_ms, bad_json })
 }
 
 /// Reads frames until one is `hello`.
@@ -171,7 +173,7 @@ fn welcome<S: Transport>(
     caller: &Caller,
     hello: Hello,
     standing: Standing,
-    session_id: &str,
+    session_id: String,
 ) -> Cursor {
     let epoch = shared.engine.epoch();
     let (sync, position, reason) = judge(hello.cursor.as_ref(), &epoch, standing);
@@ -179,7 +181,7 @@ fn welcome<S: Transport>(
         id: hello.id,
         user_id: caller.user.clone(),
         device_id: caller.device.clone(),
-        session_id: session_id.to_owned(),
+        session_id,
         epoch: epoch.clone(),
         head_seq: standing.head,
         floor_seq: standing.floor,

@@ -30,10 +30,10 @@ mod run;
 mod socket;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, info_span};
+use tracing::Instrument;
 
 use crate::auth::Verifier;
 use crate::config::duration::millis;
@@ -99,8 +99,8 @@ impl Shared {
     }
 
     /// A name for a connection, different from all others of this and earlier processes.
-    fn session_id(&self) -> String {
-        format!("{:x}-{:x}", self.started_at, self.count.fetch_add(1, Ordering::Relaxed))
+    fn session_id(&self, number: u64) -> String {
+        format!("{:x}-{number:x}", self.started_at)
     }
 
     fn heartbeat_ms(&self) -> u64 {
@@ -147,22 +147,32 @@ fn reason(code: CloseCode) -> &'static str {
 /// Serves one upgraded WebSocket until it ends. `rest` was read from the stream already; `bearer` is the
 /// token of the upgrade's `Authorization` header, which goes over the one in `hello`.
 pub async fn serve<S: Transport>(shared: Arc<Shared>, stream: S, rest: Vec<u8>, bearer: Option<String>) {
+    // Boxed, so that what only the beginning needs does not stay in the task of an idle session.
+    let Some(session) = Box::pin(begin(shared, stream, rest, bearer)).await else { return };
+    let span = session.span();
+    session.run().instrument(span).await;
+}
+
+/// Until `welcome`; `None`: there was none, and the socket is closed.
+async fn begin<S: Transport>(
+    shared: Arc<Shared>,
+    stream: S,
+    rest: Vec<u8>,
+    bearer: Option<String>,
+) -> Option<Box<Session<S>>> {
     let limits = SocketLimits {
         max_frame_bytes: shared.limits.max_frame_bytes,
         write_stall: shared.limits.write_stall,
         close_grace: shared.limits.close_grace,
     };
-    let mut socket = Socket::new(stream, &rest, limits).await;
-    drop(rest);
-    // Boxed, so that what only the beginning needs does not stay in the task of an idle session.
-    let greeted = Box::pin(hello::greet(&shared, &mut socket, bearer)).await;
-    let guest = match greeted {
-        Ok(guest) => guest,
-        Err(end) => return finish(socket, end).await,
-    };
-    let caller = &guest.presence.caller;
-    let span = info_span!("session", user = %caller.user, device = %caller.device, session = guest.session_id);
-    Session::new(guest, socket).run().instrument(span).await;
+    let mut socket = Socket::new(stream, rest, limits).await;
+    match hello::greet(&shared, &mut socket, bearer).await {
+        Ok(guest) => Some(Box::new(Session::new(guest, socket))),
+        Err(end) => {
+            finish(socket, end).await;
+            None
+        }
+    }
 }
 
 /// The closing handshake, or the answer to the peer's.
@@ -170,11 +180,32 @@ async fn finish<S: Transport>(socket: Socket<S>, end: End) {
     match end {
         End::Close(code, reason) => {
             tracing::debug!(code, reason, "closing");
-            Box::pin(socket.close(code, reason)).await;
+            socket.close(code, reason).await;
         }
         End::ByPeer => {
             tracing::debug!("closed by peer");
-            Box::pin(socket.closed_by_peer()).await;
+            socket.closed_by_peer().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sim::{Faults, Sim, SimOptions};
+
+    #[tokio::test]
+    async fn the_task_of_a_session_is_small() {
+        let (clock, policy, hub) = (Clock::simulated(0), Policy::default(), Arc::new(Hub::default()));
+        let options = SimOptions { seed: 1, clock: clock.clone(), together: true, faults: Faults::none() };
+        let engine = Engine::new(Arc::new(Sim::new(options)), Arc::clone(&hub), clock.clone(), policy.clone(), 1);
+        let limits = crate::config::Settings::default().session;
+        let verifier = Verifier::with_secret("x", clock.clone());
+        let shared = Shared::new(engine, hub, clock, verifier, limits, &policy, CancellationToken::new());
+        let (stream, _peer) = tokio::io::duplex(64);
+        let task = size_of_val(&serve(Arc::new(shared), stream, Vec::new(), None));
+        let session = size_of::<Session<tokio::io::DuplexStream>>();
+        // With the read buffer of 4 KiB, the span and the seat this stays below 8 KiB.
+        assert!(task <= 1024 && session <= 1024, "{task} {session}");
     }
 }

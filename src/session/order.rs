@@ -133,6 +133,7 @@ fn lane(request: &Request) -> Lane {
 }
 
 #[cfg(test)]
+#[allow(clippy::panic, reason = "tests")]
 mod tests {
     use super::*;
     use crate::protocol::ClientFrame;

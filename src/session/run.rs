@@ -13,6 +13,7 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
+use tracing::{Span, info_span};
 
 use super::cursor::Cursor;
 use super::feed::Feed;
@@ -47,6 +48,18 @@ enum Event {
     Due,
     Text(Result<Utf8Bytes, Ended>),
     Quiet,
+}
+
+/// What of an event needs waiting.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    Nothing,
+    /// The hub's news may be more than is written at once.
+    Signal,
+    /// A text was taken, and may have been large.
+    Shrink,
+    /// Nothing else is ready.
+    Write,
 }
 
 /// One welcomed device on one socket.
@@ -96,18 +109,30 @@ impl<S: Transport> Session<S> {
         &self.presence.shared
     }
 
+    /// Tells whose logs these are.
+    pub(super) fn span(&self) -> Span {
+        let Presence { shared, caller, number, .. } = &self.presence;
+        let session = shared.session_id(*number);
+        info_span!("session", user = %caller.user, device = %caller.device, session)
+    }
+
     /// Serves until the end, and closes.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(mut self: Box<Self>) {
         tracing::debug!(position = self.cursor.sent(), "session begins");
         let end = self.attend().await;
+        // Boxed: its memory is only needed now.
+        Box::pin(self.conclude(end)).await;
+    }
+
+    async fn conclude(mut self: Box<Self>, end: End) {
         let revoked = end == End::from(CloseCode::Revoked);
         if revoked || end == End::from(CloseCode::Restart) {
-            Box::pin(self.finish_requests()).await;
+            self.finish_requests().await;
         }
         if revoked {
             self.tell(ErrorFrame::new(None, ErrorCode::Revoked));
         }
-        let Self { socket, presence, work, .. } = self;
+        let Self { socket, presence, work, .. } = *self;
         // The device is gone for everybody before the peer is given time to answer.
         drop(presence);
         drop(work);
@@ -120,7 +145,12 @@ impl<S: Transport> Session<S> {
         tokio::pin!(timer);
         loop {
             let event = self.next_event(timer.as_mut()).await;
-            if let Err(end) = self.handle(event, timer.as_mut()).await {
+            // An event is large, so it is taken apart before the next await: it must not be in the task.
+            let settled = match self.handle(event) {
+                Ok(rest) => self.settle(rest, timer.as_mut()).await,
+                Err(end) => Err(end),
+            };
+            if let Err(end) = settled {
                 return end;
             }
         }
@@ -145,26 +175,35 @@ impl<S: Transport> Session<S> {
         }
     }
 
-    async fn handle(&mut self, event: Event, timer: Pin<&mut Sleep>) -> Result<(), End> {
-        self.events += 1;
-        let due = matches!(event, Event::Due);
-        let quiet = matches!(event, Event::Quiet);
+    /// All of an event that needs no waiting.
+    fn handle(&mut self, event: Event) -> Result<Rest, End> {
         match event {
-            Event::Signal => self.signalled().await?,
+            Event::Signal => return Ok(Rest::Signal),
+            Event::Quiet => return Ok(Rest::Write),
             Event::Done(Done::Answer { id, conv, answer }) => self.answered(id, conv.as_ref(), answer)?,
             Event::Done(Done::Page { generation, result }) => self.page_read(generation, result),
             Event::Done(Done::Head(result)) => self.ping(result),
             Event::Due => self.due()?,
             Event::Text(text) => {
                 self.take_text(&text?)?;
-                self.socket.shrink().await;
+                return Ok(Rest::Shrink);
             }
-            Event::Quiet => {}
         }
-        if quiet || self.socket.gathered() > WRITE_AT || self.events > EVENTS_A_WRITE {
+        Ok(Rest::Nothing)
+    }
+
+    /// The rest of an event, and what is due after any.
+    async fn settle(&mut self, rest: Rest, timer: Pin<&mut Sleep>) -> Result<(), End> {
+        match rest {
+            Rest::Signal => self.signalled().await?,
+            Rest::Shrink => self.socket.shrink().await,
+            Rest::Write | Rest::Nothing => {}
+        }
+        self.events += 1;
+        if rest == Rest::Write || self.socket.gathered() > WRITE_AT || self.events > EVENTS_A_WRITE {
             self.write().await?;
         }
-        if due || std::mem::take(&mut self.rearm) {
+        if std::mem::take(&mut self.rearm) {
             timer.reset(self.next_due());
         }
         Ok(())
@@ -200,6 +239,7 @@ impl<S: Transport> Session<S> {
 
     /// Something is due: the token's end, another try to read, a heartbeat.
     fn due(&mut self) -> Result<(), End> {
+        self.rearm = true;
         if self.shared().clock.now_ms() > self.valid_until_ms {
             self.tell(ErrorFrame::new(None, ErrorCode::TokenExpired));
             return Err(CloseCode::TokenExpired.into());

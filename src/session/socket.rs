@@ -80,9 +80,9 @@ thread_local! {
 
 impl<S: Transport> Socket<S> {
     /// Takes over an upgraded stream; `rest` was read from it already.
-    pub(super) async fn new(stream: S, rest: &[u8], limits: SocketLimits) -> Self {
+    pub(super) async fn new(stream: S, rest: Vec<u8>, limits: SocketLimits) -> Self {
         let stream = Metered::new(stream, rest.len());
-        let ws = WebSocketStream::from_partially_read(stream, rest.to_vec(), Role::Server, Some(config(&limits))).await;
+        let ws = WebSocketStream::from_partially_read(stream, rest, Role::Server, Some(config(&limits))).await;
         Self { ws: Some(ws), out: Vec::new(), limits, swollen: false }
     }
 
@@ -112,9 +112,14 @@ impl<S: Transport> Socket<S> {
 
     /// Gives back what a large frame took, if nothing is buffered. Call when the text is dropped.
     pub(super) async fn shrink(&mut self) {
-        if !self.swollen || !self.ws().get_ref().is_drained() {
-            return;
+        if self.swollen && self.ws().get_ref().is_drained() {
+            // Boxed: it is rare, and its memory would be part of every idle session's task.
+            Box::pin(self.renew()).await;
         }
+    }
+
+    /// Exchanges the codec.
+    async fn renew(&mut self) {
         // A pong not yet written would be lost with the codec.
         if self.ws().flush().await.is_err() {
             return;
@@ -181,7 +186,7 @@ impl<S: Transport> Socket<S> {
     /// Writes what is gathered and a close frame, and waits for the peer's answer, not for long.
     pub(super) async fn close(mut self, code: u16, reason: &'static str) {
         let deadline = Instant::now() + self.limits.close_grace;
-        if self.flush().await.is_err() {
+        if !matches!(timeout_at(deadline, self.flush()).await, Ok(Ok(()))) {
             return;
         }
         let frame = CloseFrame { code: code.into(), reason: Utf8Bytes::from_static(reason) };
@@ -233,4 +238,5 @@ fn ended(error: &Error) -> Ended {
 }
 
 #[cfg(test)]
+#[allow(clippy::panic, reason = "tests")]
 mod tests;

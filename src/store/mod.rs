@@ -27,6 +27,8 @@
 //!    `floor` never regresses. Entries at or below the floor may be gone at any time.
 //! 6. [`Entry::attempt`] of the first entry of a commit is kept and comes back: it tells whose commit
 //!    took the place `expected.seq + 1`. Contents cannot tell: two nodes may fan out the same.
+//!    A commit without entries that keeps the term moves no position: on a store that does not commit
+//!    together its rows are the last writer's, so only rows nobody else depends on are written so (devices).
 //! 7. A row with `expires_at` may vanish any time after that moment, never before.
 //!
 //! The store knows nothing of messages, users' rights or sockets, and gives no sequence numbers of its
@@ -175,7 +177,7 @@ pub struct Commit {
     pub attempt: Attempt,
     /// Numbered from `expected.seq + 1`. May be empty (rows, term or floor only).
     pub entries: Vec<NewEntry>,
-    /// Bodies to erase: the entry with this number gets this content from now on; its `at` and
+    /// Bodies to erase, of entries before this commit: the entry with this number gets this content from now on; its `at` and
     /// `attempt` stay. A number never written, or expired, is skipped.
     pub rewrite: Vec<(u64, Bytes)>,
     /// Side rows, each key at most once.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::planted::{Bug, planted};
 use crate::store::{Attempt, Commit, Head, Outcome, Store};
 
 /// How a commit ended once its outcome is known.
@@ -51,36 +52,62 @@ impl Attempts {
 /// every commit is decided. Never renumbers: a request timed out may still run (design, section 2).
 /// Takes as long as the store is away; callers that owe somebody an answer bound their own waiting.
 pub async fn commit_until_decided(store: &Arc<dyn Store>, commits: Vec<Commit>) -> Vec<Decided> {
+    let (mut results, open) = commit_once(store, commits).await;
+    commit_again(store, open, &mut results).await;
+    results.into_iter().flatten().collect()
+}
+
+/// Commits once: what is decided, and with their indices those that are not. Whoever takes this must
+/// give the rest to [`commit_again`].
+pub async fn commit_once(store: &Arc<dyn Store>, commits: Vec<Commit>) -> (Vec<Option<Decided>>, Vec<(usize, Commit)>) {
     if store.together() {
         // Atomic, and unknown only when the store has stopped for good: nothing can be decided then.
         let outcomes = store.commit(commits).await;
         if outcomes.contains(&Outcome::Unknown) {
             return std::future::pending().await;
         }
-        return outcomes.into_iter().filter_map(|outcome| decided(outcome, false)).collect();
+        return (outcomes.into_iter().map(|outcome| decided(outcome, false)).collect(), Vec::new());
     }
-    let mut results: Vec<Option<Decided>> = vec![None; commits.len()];
-    let mut open: Vec<(usize, Commit)> = commits.into_iter().enumerate().collect();
-    let mut pause = None;
-    loop {
-        let outcomes = store.commit(open.iter().map(|(_, commit)| commit.clone()).collect()).await;
-        let again = pause.is_some();
-        let mut unknown = Vec::new();
-        for ((index, commit), outcome) in open.into_iter().zip(outcomes) {
-            match (decided(outcome, again), results.get_mut(index)) {
-                (None, _) => unknown.push((index, commit)),
-                (known, Some(slot)) => *slot = known,
-                (Some(_), None) => {}
+    let mut results = vec![None; commits.len()];
+    let open = commits.into_iter().enumerate().collect();
+    let unknown = try_to_decide(store, open, false, &mut results).await;
+    (results, unknown)
+}
+
+/// Goes on with what [`commit_once`] left undecided, and notes the outcomes at their indices.
+pub async fn commit_again(store: &Arc<dyn Store>, mut open: Vec<(usize, Commit)>, results: &mut [Option<Decided>]) {
+    let mut pause = FIRST_PAUSE;
+    while !open.is_empty() {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+        open = try_to_decide(store, open, true, results).await;
+    }
+}
+
+/// Sends commits once, notes what is decided at their indices and gives back the rest.
+async fn try_to_decide(
+    store: &Arc<dyn Store>,
+    open: Vec<(usize, Commit)>,
+    again: bool,
+    results: &mut [Option<Decided>],
+) -> Vec<(usize, Commit)> {
+    let outcomes = store.commit(open.iter().map(|(_, commit)| commit.clone()).collect()).await;
+    let mut unknown = Vec::new();
+    for ((index, commit), outcome) in open.into_iter().zip(outcomes) {
+        let decision = match decided(outcome, again) {
+            None if planted(Bug::RenumberedAfterUnknown) => {
+                Some(Decided::Refused(store.head(&commit.timeline).await.unwrap_or_default()))
             }
+            None if planted(Bug::UnknownTakenForApplied) => Some(Decided::Applied),
+            decision => decision,
+        };
+        match (decision, results.get_mut(index)) {
+            (None, _) => unknown.push((index, commit)),
+            (known, Some(slot)) => *slot = known,
+            (Some(_), None) => {}
         }
-        if unknown.is_empty() {
-            return results.into_iter().flatten().collect();
-        }
-        open = unknown;
-        let wait = pause.map_or(FIRST_PAUSE, |last: Duration| (last * 2).min(LONGEST_PAUSE));
-        pause = Some(wait);
-        tokio::time::sleep(wait).await;
     }
+    unknown
 }
 
 /// `None`: not decided yet.

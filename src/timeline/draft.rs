@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::planted::{Bug, planted};
 use crate::store::{Attempt, Commit, Head, NewEntry, Position, RowKey, RowWrite, TimelineId};
 
 /// Collects what one commit of one timeline will hold, numbering entries as they come.
@@ -44,6 +45,9 @@ impl Draft {
 
     /// The time entries of this draft get: never before that of the entry in front (rule 9).
     pub fn at(&self) -> u64 {
+        if planted(Bug::TimeGoesBack) {
+            return self.now_ms;
+        }
         self.now_ms.max(self.base.at)
     }
 
@@ -91,9 +95,9 @@ impl Draft {
         self.rows.iter().rev().find(|row| row.key == *key).map(|row| row.value.as_ref())
     }
 
-    /// How many rows of a section this draft writes.
-    pub fn pending_rows(&self, section: crate::store::Section) -> usize {
-        self.rows.iter().filter(|row| row.key.section == section && row.value.is_some()).count()
+    /// The rows of a section this draft writes (none it removes).
+    pub fn pending_rows(&self, section: crate::store::Section) -> impl Iterator<Item = &RowKey> {
+        self.rows.iter().filter(move |row| row.key.section == section && row.value.is_some()).map(|row| &row.key)
     }
 
     /// Raises the floor.

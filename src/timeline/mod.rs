@@ -10,7 +10,7 @@ pub mod draft;
 pub mod lane;
 pub mod lanes;
 
-pub use decide::{Attempts, Decided, commit_until_decided};
+pub use decide::{Attempts, Decided, commit_again, commit_once, commit_until_decided};
 pub use draft::Draft;
 pub use lane::{Full, Lane, Pushed};
 pub use lanes::Lanes;

@@ -12,6 +12,7 @@ use everline::protocol::*;
 use futures::{SinkExt, StreamExt};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
@@ -26,6 +27,8 @@ pub struct Faults {
     pub lose: AtomicU32,
     pub double: AtomicU32,
     pub unavailable: AtomicU32,
+    /// Not a fault: how often a reset was sent.
+    pub resets: AtomicU32,
 }
 
 impl Faults {
@@ -81,6 +84,8 @@ struct Session {
     acked: u64,
     live: bool,
     answers: Option<MsgId>,
+    /// Polls for which a flaky session pushes nothing: it may fall below the floor meanwhile.
+    stalled: u32,
 }
 
 /// The connection ends.
@@ -91,12 +96,14 @@ impl Session {
         let (mut sink, mut frames) = socket.split();
         let Some(Ok(WsMessage::Text(text))) = frames.next().await else { return };
         let Ok(ClientFrame::Hello(hello)) = ClientFrame::parse(&text) else { panic!("{text}") };
-        let user = UserId::parse(hello.token.as_deref().unwrap()).unwrap();
+        // Tokens are the server's business, not of these tests.
+        let user = UserId::parse("alice").unwrap();
         let caller = Caller { user, device: hello.device_id.clone() };
         let (out, mut queue) = mpsc::unbounded_channel::<String>();
         let flaky = hello.device_id.starts_with("flaky");
         let rng = SmallRng::seed_from_u64(shim.seed ^ (number << 32));
-        let mut session = Self { shim, caller, out, rng, flaky, at: 0, acked: 0, live: false, answers: None };
+        let mut session =
+            Self { shim, caller, out, rng, flaky, at: 0, acked: 0, live: false, answers: None, stalled: 0 };
         if session.hello(hello).await.is_err() {
             return;
         }
@@ -166,6 +173,8 @@ impl Session {
     }
 
     fn reset(&mut self, reason: ResetReason, head_seq: u64, floor_seq: u64) -> Result<(), Cut> {
+        assert!(self.flaky, "a device that is never behind was reset");
+        self.shim.faults.resets.fetch_add(1, Ordering::Relaxed);
         (self.at, self.acked, self.live) = (head_seq, head_seq, false);
         let (id, epoch) = (self.answers.take(), self.shim.engine.epoch());
         self.send(&ServerFrame::Reset(Reset { id, reason, epoch, head_seq, floor_seq }))
@@ -173,8 +182,12 @@ impl Session {
 
     async fn push(&mut self) -> Result<(), Cut> {
         let most = usize::try_from(self.rng.random_range(1..8_u32)).unwrap();
-        if self.at >= self.acked + 40 {
+        if self.at >= self.acked + 40 || self.stalled > 0 {
+            self.stalled = self.stalled.saturating_sub(1);
             return Ok(());
+        }
+        if self.chance(&self.shim.faults.lose.load(Ordering::Relaxed).clone()) {
+            self.stalled = self.rng.random_range(0..20);
         }
         let page = match self.shim.engine.page(&self.caller.user, self.at, most, 1 << 20).await {
             Ok(PageRead::Page(page)) => page,
@@ -246,4 +259,41 @@ impl Session {
             let _ = out.send(frame.to_json());
         });
     }
+}
+
+/// A line to a server that breaks by the same chance as a flaky session, and counts the resets it sees.
+pub async fn breaking_line(shim: Arc<Shim>, server: std::net::SocketAddr) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}{WS_PATH}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        for number in 0.. {
+            let (mut near, _) = listener.accept().await.unwrap();
+            let mut far = TcpStream::connect(server).await.unwrap();
+            let shim = Arc::clone(&shim);
+            let mut rng = SmallRng::seed_from_u64(shim.seed ^ (number << 32));
+            tokio::spawn(async move {
+                let (mut up, mut down) = ([0; 4096], [0; 4096]);
+                loop {
+                    let done = tokio::select! {
+                        read = near.read(&mut up) => match read {
+                            Ok(n) if n > 0 => far.write_all(&up[..n]).await,
+                            _ => return,
+                        },
+                        read = far.read(&mut down) => match read {
+                            Ok(n) if n > 0 => {
+                                let resets = String::from_utf8_lossy(&down[..n]).matches(r#"{"type":"reset""#).count();
+                                shim.faults.resets.fetch_add(u32::try_from(resets).unwrap(), Ordering::Relaxed);
+                                near.write_all(&down[..n]).await
+                            }
+                            _ => return,
+                        },
+                    };
+                    if done.is_err() || rng.random_range(0..1000) < shim.faults.cut.load(Ordering::Relaxed) {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    url
 }

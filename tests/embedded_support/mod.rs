@@ -56,7 +56,13 @@ pub(crate) fn row(section: Section, id: &str, value: Bytes, expires_at: Option<u
 
 /// A message as the engine commits it: entry and dedupe row of the conversation; of each member a small
 /// entry, shared by all, and the row of the conversation.
-pub(crate) fn message(conv: &str, members: &[String], no: u64, seqs: impl Fn(&str) -> u64, conv_seq: u64) -> Vec<Commit> {
+pub(crate) fn message(
+    conv: &str,
+    members: &[String],
+    no: u64,
+    seqs: impl Fn(&str) -> u64,
+    conv_seq: u64,
+) -> Vec<Commit> {
     let body = Bytes::from(format!("{{\"text\":\"message {no} {}\"}}", "x".repeat(160)));
     let pointer = Bytes::from(format!("{{\"op\":\"message\",\"conv_id\":\"{conv}\",\"conv_seq\":{}}}", conv_seq + 1));
     let mut sent = append(&conversation(conv), conv_seq, &[body]);
@@ -67,7 +73,8 @@ pub(crate) fn message(conv: &str, members: &[String], no: u64, seqs: impl Fn(&st
     for member in members {
         let seq = seqs(member);
         let mut commit = append(&user(member), seq, std::slice::from_ref(&pointer));
-        let state = format!("{{\"stays\":[[1,null]],\"delivered\":{},\"read\":{},\"unread\":{}}}", conv_seq + 1, seq / 2, seq);
+        let (delivered, read) = (conv_seq + 1, seq / 2);
+        let state = format!("{{\"stays\":[[1,null]],\"delivered\":{delivered},\"read\":{read},\"unread\":{seq}}}");
         commit.rows.push(row(Section::Conv, conv, Bytes::from(state), None));
         call.push(commit);
     }

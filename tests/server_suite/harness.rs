@@ -6,12 +6,12 @@ use std::time::Duration;
 use everline::auth::Minter;
 use everline::config::{Clock, Secret, Settings, TokenKey};
 use everline::engine::{Caller, Engine};
-use everline::protocol::{AnswerBody, DeviceId, Envelope, UserId, ClientFrame};
+use everline::protocol::{AnswerBody, ClientFrame, DeviceId, Envelope, UserId};
 use everline::server::{self, Handle, Parts, Server};
 use everline::store::sim::{Faults, Sim, SimOptions};
 use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -19,20 +19,20 @@ use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 /// Nothing in these tests takes so long, unless it never comes.
-pub const PATIENCE: Duration = Duration::from_secs(20);
-pub const SECRET: &str = "a secret of the tests";
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const SECRET: &str = "a secret of the tests";
 /// When the tests' clock begins.
-pub const NOW_MS: u64 = 1_795_174_000_000;
+pub(crate) const NOW_MS: u64 = 1_795_174_000_000;
 
-pub struct House {
-    pub handle: Handle,
-    pub engine: Engine,
-    pub store: Sim,
-    pub clock: Clock,
+pub(crate) struct House {
+    pub(crate) handle: Handle,
+    pub(crate) engine: Engine,
+    pub(crate) store: Sim,
+    pub(crate) clock: Clock,
 }
 
 /// Defaults without rates, which tests would run into.
-pub fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     let mut settings = Settings { token_key: Some(TokenKey::Secret(Secret::new(SECRET))), ..Settings::default() };
     settings.rate_connects = 0;
     settings.session.rate_messages = 0;
@@ -42,47 +42,50 @@ pub fn settings() -> Settings {
 }
 
 impl House {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with(|_| ()).await
     }
 
-    pub async fn with(change: impl FnOnce(&mut Settings)) -> Self {
+    pub(crate) async fn with(change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = settings();
         change(&mut settings);
+        Self::try_start(&settings).await.unwrap()
+    }
+
+    pub(crate) async fn try_start(settings: &Settings) -> Result<Self, server::Error> {
         let clock = Clock::simulated(NOW_MS);
         let options = SimOptions { seed: 7, clock: clock.clone(), together: true, faults: Faults::none() };
         let store = Sim::new(options);
-        let verifier = server::verifier(&settings, clock.clone()).unwrap();
-        let parts =
-            Parts::assemble(&settings, Arc::new(store.clone()), verifier, clock.clone(), 1).await.unwrap();
+        let verifier = server::verifier(settings, clock.clone())?;
+        let parts = Parts::assemble(settings, Arc::new(store.clone()), verifier, clock.clone(), 1).await?;
         let engine = parts.engine.clone();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let handle = Server::start(&settings, parts, listener).await.unwrap();
-        Self { handle, engine, store, clock }
+        let listener = server::bind("127.0.0.1:0").await?;
+        let handle = Server::start(settings, parts, listener).await?;
+        Ok(Self { handle, engine, store, clock })
     }
 
-    pub fn token(&self, user: &str) -> String {
+    pub(crate) fn token(&self, user: &str) -> String {
         self.token_for(user, None, Duration::from_secs(3600))
     }
 
-    pub fn token_for(&self, user: &str, device: Option<&str>, ttl: Duration) -> String {
+    pub(crate) fn token_for(&self, user: &str, device: Option<&str>, ttl: Duration) -> String {
         let device = device.map(|device| DeviceId::parse(device).unwrap());
         Minter::new(SECRET, self.clock.clone()).mint(&UserId::parse(user).unwrap(), device.as_ref(), ttl)
     }
 
     /// An upgraded socket that has not said hello.
-    pub async fn socket(&self) -> Client {
+    pub(crate) async fn socket(&self) -> Client {
         self.socket_with(&[]).await.unwrap()
     }
 
-    pub async fn socket_with(&self, headers: &[(&str, &str)]) -> Result<Client, Error> {
+    pub(crate) async fn socket_with(&self, headers: &[(&str, &str)]) -> Result<Client, Error> {
         let stream = TcpStream::connect(self.handle.addr()).await.unwrap();
         let (ws, _) = tokio_tungstenite::client_async(self.request(headers), stream).await?;
         Ok(Client { ws, seq: 0 })
     }
 
     /// The upgrade request; a header with an empty value is taken out.
-    pub fn request(&self, headers: &[(&str, &str)]) -> Request {
+    pub(crate) fn request(&self, headers: &[(&str, &str)]) -> Request {
         let mut request = format!("ws://{}/v1/ws", self.handle.addr()).into_client_request().unwrap();
         let mut set = |name: &str, value: &str| {
             let name: tokio_tungstenite::tungstenite::http::HeaderName = name.parse().unwrap();
@@ -97,7 +100,7 @@ impl House {
     }
 
     /// A device that has said hello, with more fields if there are any.
-    pub async fn device(&self, user: &str, device: &str, more: Value) -> (Client, Value) {
+    pub(crate) async fn device(&self, user: &str, device: &str, more: Value) -> (Client, Value) {
         let mut client = self.socket().await;
         let welcome = client.hello(&self.token(user), device, more).await;
         assert_eq!(welcome["type"], "welcome", "{welcome}");
@@ -105,7 +108,7 @@ impl House {
     }
 
     /// A fresh device that has reached the head.
-    pub async fn live(&self, user: &str, device: &str) -> Client {
+    pub(crate) async fn live(&self, user: &str, device: &str) -> Client {
         let (mut client, _) = self.device(user, device, json!({})).await;
         let frame = client.next().await;
         assert_eq!((&frame["type"], &frame["live"]), (&json!("sync"), &json!(true)), "{frame}");
@@ -113,11 +116,12 @@ impl House {
     }
 
     /// `from` sends `count` messages to `to`, past any session.
-    pub async fn post(&self, from: &str, to: &str, count: usize) {
+    pub(crate) async fn post(&self, from: &str, to: &str, count: usize) {
         let caller = Caller { user: UserId::parse(from).unwrap(), device: DeviceId::parse("none").unwrap() };
         let mut answers = Vec::new();
         for n in 0..count {
-            let text = json!({"type":"send","id":"1","to":to,"client_msg_id":format!("{}-{n}", fresh()),"body":{"n":n}});
+            let text =
+                json!({"type":"send","id":"1","to":to,"client_msg_id":format!("{}-{n}", fresh()),"body":{"n":n}});
             let Ok(ClientFrame::Request(Envelope { request, .. })) = ClientFrame::parse(&text.to_string()) else {
                 panic!("not a request")
             };
@@ -135,23 +139,23 @@ fn fresh() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-pub struct Client {
-    pub ws: WebSocketStream<TcpStream>,
+pub(crate) struct Client {
+    pub(crate) ws: WebSocketStream<TcpStream>,
     /// The cursor: `to_seq` of the last sync frame, or the position told.
-    pub seq: u64,
+    pub(crate) seq: u64,
 }
 
 impl Client {
-    pub async fn send(&mut self, frame: Value) {
+    pub(crate) async fn send(&mut self, frame: Value) {
         self.send_text(&frame.to_string()).await;
     }
 
-    pub async fn send_text(&mut self, text: &str) {
+    pub(crate) async fn send_text(&mut self, text: &str) {
         self.ws.send(Message::Text(Utf8Bytes::from(text))).await.unwrap();
     }
 
     /// Says hello and returns the first answer.
-    pub async fn hello(&mut self, token: &str, device: &str, more: Value) -> Value {
+    pub(crate) async fn hello(&mut self, token: &str, device: &str, more: Value) -> Value {
         let mut hello = json!({"type":"hello","id":"h","token":token,"device_id":device});
         for (name, value) in more.as_object().unwrap() {
             hello[name] = value.clone();
@@ -161,7 +165,7 @@ impl Client {
     }
 
     /// The next frame; a close is a failure here.
-    pub async fn next(&mut self) -> Value {
+    pub(crate) async fn next(&mut self) -> Value {
         match self.next_or_close().await {
             Ok(frame) => frame,
             Err(code) => panic!("closed with {code}"),
@@ -169,7 +173,7 @@ impl Client {
     }
 
     /// The next frame, or the code of the close (0: the connection is lost).
-    pub async fn next_or_close(&mut self) -> Result<Value, u16> {
+    pub(crate) async fn next_or_close(&mut self) -> Result<Value, u16> {
         loop {
             match timeout(PATIENCE, self.ws.next()).await.expect("a frame in time") {
                 Some(Ok(Message::Text(text))) => {
@@ -200,7 +204,7 @@ impl Client {
     }
 
     /// The next frame of this type; others are skipped.
-    pub async fn next_of(&mut self, kind: &str) -> Value {
+    pub(crate) async fn next_of(&mut self, kind: &str) -> Value {
         loop {
             let frame = self.next().await;
             if frame["type"] == kind {
@@ -210,7 +214,7 @@ impl Client {
     }
 
     /// Asks and returns the answer (or error) with the same id; sync frames on the way are taken in.
-    pub async fn ask(&mut self, mut request: Value) -> Value {
+    pub(crate) async fn ask(&mut self, mut request: Value) -> Value {
         let id = format!("r{}", fresh());
         request["id"] = json!(id);
         self.send(request).await;
@@ -223,7 +227,7 @@ impl Client {
     }
 
     /// All frames until the close, and its code.
-    pub async fn rest(&mut self) -> (Vec<Value>, u16) {
+    pub(crate) async fn rest(&mut self) -> (Vec<Value>, u16) {
         let mut frames = Vec::new();
         loop {
             match self.next_or_close().await {
@@ -234,7 +238,7 @@ impl Client {
     }
 
     /// Expects an error of this code and then the close.
-    pub async fn fails(&mut self, code: &str, close: u16) -> Value {
+    pub(crate) async fn fails(&mut self, code: &str, close: u16) -> Value {
         let (frames, closed) = self.rest().await;
         let error = frames.last().cloned().unwrap_or_default();
         assert_eq!((error["code"].as_str(), closed), (Some(code), close), "{frames:?}");
@@ -242,7 +246,7 @@ impl Client {
     }
 
     /// Reads sync frames up to `head`, acknowledging each; the numbers of the entries, in order.
-    pub async fn read_to(&mut self, head: u64) -> Vec<u64> {
+    pub(crate) async fn read_to(&mut self, head: u64) -> Vec<u64> {
         let mut seqs = Vec::new();
         while self.seq < head {
             let frame = self.next_of("sync").await;
@@ -254,6 +258,6 @@ impl Client {
 }
 
 /// The numbers of a sync frame's entries.
-pub fn seqs_of(frame: &Value) -> Vec<u64> {
+pub(crate) fn seqs_of(frame: &Value) -> Vec<u64> {
     frame["entries"].as_array().unwrap().iter().map(|entry| entry["seq"].as_u64().unwrap()).collect()
 }

@@ -9,5 +9,7 @@ mod handshake;
 mod harness;
 mod hello;
 mod process;
+mod random;
 mod requests;
+mod tls;
 mod wrong;

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use everline::store::sim::Moment;
+
 use crate::harness::House;
 
 #[tokio::test]
@@ -12,7 +14,9 @@ async fn requests_on_one_conversation_take_effect_in_the_order_sent() {
     let mut client = house.live("alice", "phone").await;
     // All at once: each needs the effect of the one before, through another lane each time.
     for n in 1..=20_u64 {
-        client.send(json!({"type":"send","id":format!("s{n}"),"to":"bob","client_msg_id":format!("m{n}"),"body":{}})).await;
+        client
+            .send(json!({"type":"send","id":format!("s{n}"),"to":"bob","client_msg_id":format!("m{n}"),"body":{}}))
+            .await;
         client.send(json!({"type":"history","id":format!("h{n}"),"conv_id":"d:alice:bob"})).await;
         client.send(json!({"type":"delete","id":format!("d{n}"),"conv_id":"d:alice:bob","ranges":[[n,n]]})).await;
     }
@@ -65,8 +69,7 @@ async fn a_rate_exceeded_is_told_with_when_to_come_back() {
     let mut client = house.live("alice", "phone").await;
     let mut codes = Vec::new();
     for n in 0..16 {
-        let answer =
-            client.ask(json!({"type":"send","to":"bob","client_msg_id":format!("m{n}"),"body":{}})).await;
+        let answer = client.ask(json!({"type":"send","to":"bob","client_msg_id":format!("m{n}"),"body":{}})).await;
         codes.push(answer["type"].as_str().unwrap().to_owned());
         if n == 15 {
             assert_eq!((&answer["code"], &answer["retryable"]), (&json!("rate_limited"), &json!(true)));
@@ -108,7 +111,7 @@ async fn far_beyond_the_rate_the_connection_ends() {
 
 #[tokio::test]
 async fn a_token_that_expires_while_connected_ends_the_connection() {
-    let house = House::with(|settings| settings.session.heartbeat = Duration::from_millis(50)).await;
+    let house = House::with(|settings| settings.session.heartbeat = Duration::from_millis(400)).await;
     let mut client = house.live("alice", "phone").await;
     house.clock.jump(3_600_000 + 4_000);
     assert_eq!(client.ask(json!({"type":"devices"})).await["type"], "devices", "there is leeway");
@@ -119,7 +122,7 @@ async fn a_token_that_expires_while_connected_ends_the_connection() {
 
 #[tokio::test]
 async fn auth_renews_the_token_for_the_same_user_only() {
-    let house = House::with(|settings| settings.session.heartbeat = Duration::from_millis(50)).await;
+    let house = House::with(|settings| settings.session.heartbeat = Duration::from_millis(400)).await;
     let mut client = house.live("alice", "phone").await;
     house.clock.jump(3_500_000);
     let answer = client.ask(json!({"type":"auth","token":house.token("alice")})).await;
@@ -128,7 +131,9 @@ async fn auth_renews_the_token_for_the_same_user_only() {
     client.next_of("ping").await;
     assert_eq!(client.ask(json!({"type":"devices"})).await["type"], "devices");
 
-    for token in [house.token("bob"), "nonsense".to_owned(), house.token_for("alice", Some("x"), Duration::from_secs(9))] {
+    for token in
+        [house.token("bob"), "nonsense".to_owned(), house.token_for("alice", Some("x"), Duration::from_secs(9))]
+    {
         let mut client = house.live("alice", "phone").await;
         client.send(json!({"type":"auth","id":"a","token":token})).await;
         assert_eq!(client.fails("invalid_token", 4503).await["id"], "a");
@@ -149,6 +154,50 @@ async fn logout_forgets_the_device_and_closes_its_socket() {
     tablet.fails("revoked", 4504).await;
     phone.send(json!({"type":"logout","id":"me","device_id":"phone"})).await;
     let (frames, code) = phone.rest().await;
-    let kinds: Vec<&Value> = frames.iter().filter(|frame| frame["type"] != "sync").map(|frame| &frame["type"]).collect();
+    let kinds: Vec<&Value> =
+        frames.iter().filter(|frame| frame["type"] != "sync").map(|frame| &frame["type"]).collect();
     assert_eq!((kinds, code), (vec![&json!("ok"), &json!("error")], 4504), "answered first, then closed");
+}
+
+#[tokio::test]
+async fn a_client_that_asks_for_too_much_waits_and_is_answered_in_the_end() {
+    let house = House::with(|settings| settings.session.requests_in_flight = 4).await;
+    let mut client = house.live("alice", "phone").await;
+    house.store.pause(true);
+    for n in 0..50 {
+        let message = json!({"type":"send","id":format!("{n}"),"to":"bob","client_msg_id":format!("m{n}"),"body":{}});
+        client.send(message).await;
+    }
+    house.store.pause(false);
+    let mut sent = Vec::new();
+    while sent.len() < 50 {
+        sent.push(client.next_of("sent").await["conv_seq"].as_u64().unwrap());
+    }
+    sent.sort_unstable();
+    assert_eq!(sent, (1..=50).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_was_begun_is_answered_before_the_goodbye() {
+    let house = House::start().await;
+    let mut client = house.live("alice", "phone").await;
+    let hold = house.store.hold_next_commit(Moment::Before);
+    client.send(json!({"type":"send","id":"1","to":"bob","client_msg_id":"m","body":{}})).await;
+    hold.reached().await;
+    let (_, (frames, code)) = tokio::join!(house.handle.stop(), async {
+        hold.release();
+        client.rest().await
+    });
+    assert!(frames.iter().any(|frame| frame["type"] == "sent"), "{frames:?}");
+    assert_eq!(code, 1012);
+}
+
+#[tokio::test]
+async fn a_store_out_of_reach_sends_a_new_device_away_until_later() {
+    let house = House::start().await;
+    house.store.cut(true);
+    let mut client = house.socket().await;
+    client.send(json!({"type":"hello","id":"h","token":house.token("alice"),"device_id":"phone"})).await;
+    let error = client.fails("unavailable", 1013).await;
+    assert_eq!(error["retryable"], true);
 }

@@ -34,7 +34,12 @@ async fn unknown_types_and_wrong_fields_are_errors_and_the_connection_goes_on() 
         (json!({"id":"1","type":"dance"}), "unknown_type", Value::Null, json!("1")),
         (json!({"id":"2"}), "unknown_type", Value::Null, json!("2")),
         (json!({"id":"3","type":"recall","conv_id":"g:1"}), "invalid_field", json!("target"), json!("3")),
-        (json!({"id":"4","type":"delete","conv_id":"g:1","ranges":[[5,1]]}), "invalid_field", json!("ranges"), json!("4")),
+        (
+            json!({"id":"4","type":"delete","conv_id":"g:1","ranges":[[5,1]]}),
+            "invalid_field",
+            json!("ranges"),
+            json!("4"),
+        ),
         (json!({"type":"devices"}), "invalid_field", json!("id"), Value::Null),
         (json!({"id":"5","type":"presence","users":["bob"]}), "unknown_type", Value::Null, json!("5")),
         (json!({"type":"typing","conv_id":"g:1"}), "unknown_type", Value::Null, Value::Null),

@@ -105,22 +105,21 @@ pub fn apply_conversations(state: &mut State, rows: &[ConversationSummary], aske
     for row in rows {
         let known = state.conversations.contains_key(&row.conv_id);
         let held = state.conversations.entry(row.conv_id.clone()).or_default();
+        let wanted = held.stale.row;
         held.take_row(row, asked_at);
         if !known && held.reconciled_seq.is_none() {
             held.reconciled_seq = Some(row.head_seq);
             held.held_to = row.head_seq;
         }
-        if loading != Loading::No || held.stale.row.is_some() {
+        if loading != Loading::No || wanted.is_some() {
             held.preload(preload, seq);
         }
+        held.stale.row = wanted.filter(|marked| *marked > asked_at);
         if held.left_seq.is_some() {
             held.stale.members = false;
         } else if matches!(preload, Preload::History(_)) && !held.large && !row.conv_id.is_direct() {
             // A new stay that the reset hid.
             held.stale.members |= held.members.is_none();
-        }
-        if held.stale.row.is_some_and(|marked| marked <= asked_at) || !known {
-            held.stale.row = None;
         }
         if row.read_seq >= held.read_seq {
             held.read_seq = row.read_seq;
@@ -153,18 +152,22 @@ pub fn apply_members(state: &mut State, conv_id: &ConvId, members: &[MemberInfo]
 
 impl ConversationState {
     fn take_row(&mut self, row: &ConversationSummary, asked_at: u64) {
-        if row.head_seq >= self.known.info {
-            self.known.info = row.head_seq;
+        if row.head_seq >= self.known.title {
+            self.known.title = row.head_seq;
             self.title.clone_from(&row.title);
+        }
+        if row.head_seq >= self.known.attributes {
+            self.known.attributes = row.head_seq;
             self.attributes.clone_from(&row.attributes);
         }
         if row.head_seq >= self.known.membership {
             self.known.membership = row.head_seq;
             self.left_seq = row.left_seq;
-            if self.left_seq.is_some() {
-                self.members = None;
-                self.attributes = None;
-            }
+        }
+        if let Some(left) = self.left_seq {
+            self.rejoin_from.get_or_insert(left);
+            self.members = None;
+            self.attributes = None;
         }
         if row.large && !self.large {
             self.large = true;

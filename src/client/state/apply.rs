@@ -6,8 +6,8 @@
 use super::changes::{Edit, NewReaction};
 use super::{ConversationState, Loading, MAX_NOTIFICATIONS, Notification, Older, Preload, State};
 use crate::protocol::{
-    Body, ConversationChange, ConversationSettings, Entry, Event, HeadsItem, MemberChange, MsgId, Role, SyncFrame,
-    UserId,
+    Body, ConvId, ConversationChange, ConversationSettings, Entry, Event, HeadsItem, MemberChange, MsgId, Role,
+    SyncFrame, UserId,
 };
 
 /// Applies a frame whose `from_seq` is the cursor, and moves the cursor to its end.
@@ -23,19 +23,28 @@ pub fn apply_frame(state: &mut State, frame: &SyncFrame) {
 /// Applies one entry of the sync timeline. The cursor stays.
 pub fn apply(state: &mut State, entry: &Entry) {
     let event = &entry.event;
-    if let (Some(conv_id), Some(conv_seq)) = (event.conv_id(), event.conv_seq()) {
-        let joins_me = match event {
-            Event::Member { change: MemberChange::Joined, user_id, .. } => state.is_me(user_id),
-            _ => false,
-        };
-        let (preload, loading) = (state.preload, state.loading);
-        let conversation = state.conversations.entry(conv_id.clone()).or_default();
-        // The rest of a large conversation comes by its own log.
-        if !conversation.large || (joins_me && conversation.position().is_none()) {
-            conversation.follow(conv_seq, preload, loading, entry.seq);
-        }
-    }
+    let follows = event.conv_id().is_some_and(|conv_id| follows(state, conv_id, event));
     apply_event(state, event, Some(entry.seq));
+    let (preload, loading) = (state.preload, state.loading);
+    if let (true, Some(conv_id), Some(conv_seq)) = (follows, event.conv_id(), event.conv_seq()) {
+        let held = state.conversations.entry(conv_id.clone()).or_default();
+        held.follow(conv_seq, event.target().is_some(), loading);
+        if conv_seq > 1 {
+            held.preload(preload, entry.seq);
+        }
+        held.known.preloaded = true;
+    }
+}
+
+/// Whether the sync timeline is the way by which this conversation is followed: a large one's rest comes
+/// by its own log.
+fn follows(state: &State, conv_id: &ConvId, event: &Event) -> bool {
+    let joins_me = match event {
+        Event::Member { change: MemberChange::Joined, user_id, .. } => state.is_me(user_id),
+        _ => false,
+    };
+    let held = state.conversations.get(conv_id);
+    held.is_none_or(|held| !held.large || (joins_me && held.position().is_none()))
 }
 
 /// Applies news of a large conversation. `false`: they do not continue what is held, and what is
@@ -73,15 +82,11 @@ pub fn apply_heads(state: &mut State, item: &HeadsItem) -> bool {
 fn apply_event(state: &mut State, event: &Event, seq: Option<u64>) {
     let me = state.user_id.clone();
     let me = me.as_ref();
-    match event {
-        Event::Notification { conv_seq, topic, body, .. } => {
-            return notify(state, *conv_seq, topic, body);
-        }
-        Event::Unknown { .. } | Event::Mention { .. } => return,
-        _ => {}
+    if let Event::Notification { conv_seq, topic, body, .. } = event {
+        return notify(state, *conv_seq, topic, body);
     }
-    let Some(conv_id) = event.conv_id() else { return };
-    let wants_members = matches!(state.preload, Preload::History(_));
+    let Some(conv_id) = event.conv_id().filter(|_| !matches!(event, Event::Mention { .. })) else { return };
+    let preload = state.preload;
     let held = state.conversations.entry(conv_id.clone()).or_default();
     match event {
         Event::Message(message) => held.insert(message, message.conv_seq, None, me),
@@ -97,7 +102,7 @@ fn apply_event(state: &mut State, event: &Event, seq: Option<u64>) {
         Event::Member { conv_seq, change, user_id, role, .. } => {
             held.member_changed(user_id, *change, *role);
             if me == Some(user_id) {
-                held.membership_changed(*conv_seq, *change, wants_members, seq);
+                held.membership_changed(*conv_seq, *change, preload, seq);
             }
         }
         Event::Conversation { conv_seq, change, .. } => held.conversation_changed(*conv_seq, change),
@@ -126,30 +131,29 @@ pub(super) fn notify(state: &mut State, conv_seq: Option<u64>, topic: &MsgId, bo
 }
 
 impl ConversationState {
-    /// The sync timeline has come to this `conv_seq`.
-    fn follow(&mut self, conv_seq: u64, preload: Preload, loading: Loading, seq: u64) {
+    /// The sync timeline has come to this `conv_seq`. Changes say nothing about the messages before
+    /// them: at a return, those made in between come first, of messages seen before.
+    fn follow(&mut self, conv_seq: u64, is_change: bool, loading: Loading) {
         self.complete_from.get_or_insert(conv_seq);
-        self.held_to = self.held_to.max(conv_seq);
+        if !is_change {
+            self.held_to = self.held_to.max(conv_seq);
+        }
         if self.reconciled_seq.is_none() {
             self.reconciled_seq = Some(conv_seq);
         } else if loading != Loading::Reset && self.stale.changes.is_none() {
             self.reconciled_seq = self.reconciled_seq.max(Some(conv_seq));
         }
-        if conv_seq > 1 {
-            self.preload(preload, seq);
-        }
-        self.known.preloaded = true;
     }
 
     /// Marks what is loaded of a conversation that is new to this device. `seq`: the cursor now.
     pub(super) fn preload(&mut self, preload: Preload, seq: u64) {
-        let Preload::History(pages) = preload else { return };
-        if self.known.preloaded || self.complete_from.is_some_and(|from| from <= 1) {
+        if self.known.preloaded || preload == Preload::None || self.complete_from.is_some_and(|from| from <= 1) {
             return;
         }
         self.known.preloaded = true;
-        self.stale.older = (pages > 0).then_some(Older { pages, before: None });
         self.stale.row.get_or_insert(seq);
+        let Preload::History(pages) = preload else { return };
+        self.stale.older = (pages > 0).then_some(Older { pages, before: None });
         self.stale.members = !self.large;
     }
 
@@ -204,32 +208,48 @@ impl ConversationState {
     }
 
     /// This user's own coming or going.
-    fn membership_changed(&mut self, conv_seq: u64, change: MemberChange, wants_members: bool, seq: Option<u64>) {
-        if conv_seq <= self.known.membership || change == MemberChange::Role {
-            return;
+    fn membership_changed(&mut self, conv_seq: u64, change: MemberChange, preload: Preload, seq: Option<u64>) {
+        match change {
+            MemberChange::Role => {}
+            MemberChange::Left | MemberChange::Removed => self.leave(conv_seq),
+            MemberChange::Joined => {
+                self.join(conv_seq, preload, seq);
+                self.stale.members = matches!(preload, Preload::History(_)) && !self.large;
+            }
         }
-        self.known.membership = conv_seq;
-        if matches!(change, MemberChange::Left | MemberChange::Removed) {
-            return self.leave(conv_seq);
-        }
-        let left = self.left_seq.take();
-        self.read_seq = self.read_seq.max(conv_seq);
+    }
+
+    /// What the time between two stays hid can be seen now with `history: full`. Where it begins may
+    /// have been told by an entry, by a row, or by nothing but the end of what is held; and a row may
+    /// have told the outcome before.
+    fn join(&mut self, conv_seq: u64, preload: Preload, seq: Option<u64>) {
+        let left = [self.left_seq, self.rejoin_from, Some(self.held_to)].into_iter().flatten().min();
+        self.rejoin_from = None;
         self.stale.generation += 1;
-        self.stale.row = Some(seq.unwrap_or_default());
-        self.stale.members = wants_members && !self.large;
+        self.read_seq = self.read_seq.max(conv_seq);
+        if conv_seq > self.known.membership {
+            self.known.membership = conv_seq;
+            self.left_seq = None;
+            if preload != Preload::None || self.complete_from.is_some() {
+                self.stale.row = Some(seq.unwrap_or_default());
+            }
+        }
         if let Some(left) = left.filter(|_| self.complete_from.is_some()) {
-            // With `history: full` the time between the stays can be seen now.
-            self.stale.gap.get_or_insert(left);
-            self.stale.changes.get_or_insert(left);
+            self.stale.gap = Some(self.stale.gap.map_or(left, |marked| marked.min(left)));
+            self.stale.changes = Some(self.stale.changes.map_or(left, |marked| marked.min(left)));
         }
     }
 
     fn leave(&mut self, conv_seq: u64) {
-        self.left_seq = Some(conv_seq);
+        self.rejoin_from.get_or_insert(conv_seq);
         self.members = None;
-        self.attributes = None;
         self.stale.members = false;
         self.stale.member_changes.clear();
+        if conv_seq > self.known.membership {
+            self.known.membership = conv_seq;
+            self.left_seq = Some(conv_seq);
+            self.attributes = None;
+        }
     }
 
     fn conversation_changed(&mut self, conv_seq: u64, change: &ConversationChange) {
@@ -239,29 +259,36 @@ impl ConversationState {
                 self.members = None;
                 self.stale.members = false;
             }
-            ConversationChange::Dissolved => {
-                self.known.membership = self.known.membership.max(conv_seq);
-                self.leave(conv_seq);
-            }
-            _ if conv_seq <= self.known.info => {}
+            ConversationChange::Dissolved => self.leave(conv_seq),
             ConversationChange::Created { members, title, attributes } => {
-                self.known.info = conv_seq;
-                self.known.membership = self.known.membership.max(conv_seq);
+                self.renamed(conv_seq, title.as_ref());
+                self.attributed(conv_seq, attributes.as_ref());
+                if conv_seq <= self.known.membership {
+                    return;
+                }
+                self.known.membership = conv_seq;
                 self.read_seq = self.read_seq.max(conv_seq);
-                self.title.clone_from(title);
-                self.attributes.clone_from(attributes);
-                let role = |index| if index == 0 { Role::Owner } else { Role::Member };
-                let named = members.iter().enumerate();
-                self.members = Some(named.map(|(index, user)| (user.clone(), role(index))).collect());
+                // Who of them is the owner is not told here.
+                let members = members.iter().map(|user| (user.clone(), Role::Member)).collect();
+                self.members.get_or_insert(members);
+                self.stale.members = true;
             }
-            ConversationChange::Renamed { title } => {
-                self.known.info = conv_seq;
-                self.title = Some(title.clone());
-            }
-            ConversationChange::Attributes { attributes } => {
-                self.known.info = conv_seq;
-                self.attributes = Some(attributes.clone());
-            }
+            ConversationChange::Renamed { title } => self.renamed(conv_seq, Some(title)),
+            ConversationChange::Attributes { attributes } => self.attributed(conv_seq, Some(attributes)),
+        }
+    }
+
+    fn renamed(&mut self, conv_seq: u64, title: Option<&String>) {
+        if conv_seq > self.known.title {
+            self.known.title = conv_seq;
+            self.title = title.cloned();
+        }
+    }
+
+    fn attributed(&mut self, conv_seq: u64, attributes: Option<&Body>) {
+        if conv_seq > self.known.attributes {
+            self.known.attributes = conv_seq;
+            self.attributes = attributes.cloned();
         }
     }
 

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::{ConversationState, HeldMessage, Reaction};
+use crate::planted::{Bug, planted};
 use crate::protocol::{Body, Message, Range, ReactionCount, UserId};
 
 /// Targets not held whose changes are kept; beyond it the oldest target's are forgotten. They matter
@@ -139,7 +140,7 @@ impl ConversationState {
         let held = self.messages.get(&seq);
         let keeps = held
             .is_some_and(|held| held.recalled || (!message.recalled && (reactions.is_none() || as_of < held.as_of)));
-        if keeps {
+        if keeps && !planted(Bug::OlderAnswerBelieved) {
             return;
         }
         let was_held = held.is_some();
@@ -153,7 +154,7 @@ impl ConversationState {
         }
         if message.recalled {
             fresh.recall();
-        } else if let Some(changes) = self.changes.get(&seq) {
+        } else if let Some(changes) = self.changes.get(&seq).filter(|_| !planted(Bug::OlderAnswerBelieved)) {
             changes.put_on(&mut fresh);
         }
         self.messages.insert(seq, fresh);

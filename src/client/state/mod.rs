@@ -116,6 +116,8 @@ pub struct ConversationState {
     pub members: Option<BTreeMap<UserId, Role>>,
     /// End of the stay, when this user is no member any more.
     pub left_seq: Option<u64>,
+    /// The first leave after which no `joined` entry has come: what is missing at a return begins there.
+    pub rejoin_from: Option<u64>,
     /// Follows its own log (`heads`) instead of the sync timeline.
     pub large: bool,
     /// Recalls, edits and reactions by target, with their numbers; also of targets not held.
@@ -125,7 +127,7 @@ pub struct ConversationState {
     pub reconciled_seq: Option<u64>,
     /// All visible messages from here to `held_to` are held, but for `stale.gap`.
     pub complete_from: Option<u64>,
-    /// Largest `conv_seq` known to be followed without a hole (again but for `stale.gap`).
+    /// End of what is held without a hole: the last entry followed that is no change.
     pub held_to: u64,
     /// What is to be loaded.
     pub stale: Stale,
@@ -210,8 +212,10 @@ pub struct Older {
 /// Which state each piece is known as of.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Known {
-    /// `conv_seq`: title and attributes.
-    pub info: u64,
+    /// `conv_seq`: title.
+    pub title: u64,
+    /// `conv_seq`: attributes.
+    pub attributes: u64,
     /// `conv_seq`: this user's own membership.
     pub membership: u64,
     /// Sync `seq`: settings.

@@ -32,6 +32,7 @@ pub fn reset(state: &mut State, reset: &Reset) {
             continue;
         }
         held.stale.generation += 1;
+        held.stale.row = Some(reset.head_seq);
         if held.complete_from.is_some() {
             held.stale.gap.get_or_insert(held.held_to);
         }

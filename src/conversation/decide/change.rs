@@ -7,6 +7,7 @@ use crate::conversation::Refusal;
 use crate::conversation::entry::{self, Header, Kind};
 use crate::conversation::member::Member;
 use crate::conversation::rows::{self, Change, ChangeKind, Info, Reaction, Target};
+use crate::planted::{Bug, planted};
 use crate::protocol::{AnswerBody, Body, ErrorCode, Event, Message, Role, UserId};
 
 /// A message about to be changed, by somebody who may see it.
@@ -64,6 +65,9 @@ impl Desk<'_> {
         self.set_target(target, &state);
         let header = Header::plain(Kind::Message, &message.sender_id);
         let stub = entry::stub(message);
+        if planted(Bug::BodyNotErased) {
+            return Ok(ok(conv_seq));
+        }
         self.draft.rewrite(target, header.store(&stub));
         for (seq, data) in edits {
             self.draft.rewrite(seq, data);

@@ -7,12 +7,16 @@ use crate::conversation::Refusal;
 use crate::conversation::entry::{Header, Kind};
 use crate::conversation::member::Member;
 use crate::conversation::rows::{self, Info, SentAs};
+use crate::planted::{Bug, planted};
 use crate::protocol::{AnswerBody, ErrorCode, Event, HistoryMode, Message, Role, Send, UserId};
 
 impl Desk<'_> {
     pub(super) async fn send(&mut self, caller: &UserId, send: &Send) -> Decision<AnswerBody> {
         let key = rows::dedupe_key(caller, &send.client_msg_id);
         let content = content_of(send);
+        if planted(Bug::DuplicateCheckedLast) {
+            self.may_send(caller, send)?;
+        }
         if let Some(sent) = self.conversation.sent_as(self.store, &key).await? {
             return self.duplicate(sent, content);
         }

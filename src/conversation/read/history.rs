@@ -103,7 +103,7 @@ impl Reader<'_> {
             return Ok(Some(HistoryEntry { event: Event::Message(message), reactions: Vec::new() }));
         }
         self.apply_edit(seen, &mut message, target).await?;
-        Ok(Some(HistoryEntry { event: Event::Message(message), reactions: counts(target, self.user) }))
+        Ok(Some(HistoryEntry { event: Event::Message(message), reactions: counts(target, self.user, view.head_seq()) }))
     }
 
     /// Puts the last edit's body in.
@@ -164,10 +164,10 @@ fn stretch(seen: &Seen, scan: &mut Scan) -> Option<(u64, u64)> {
     }
 }
 
-/// Reactions by key, the reader himself first.
-fn counts(target: &Target, reader: &UserId) -> Vec<ReactionCount> {
+/// Reactions by key, the reader himself first; none later than the `head` he may know of.
+fn counts(target: &Target, reader: &UserId, head: u64) -> Vec<ReactionCount> {
     let mut counts: Vec<ReactionCount> = Vec::new();
-    for word in target.reactions.iter().filter(|word| word.add) {
+    for word in target.reactions.iter().filter(|word| word.add && word.conv_seq <= head) {
         let index = counts.iter().position(|count| count.key == word.key);
         let count = match index.and_then(|index| counts.get_mut(index)) {
             Some(count) => count,

@@ -17,7 +17,7 @@ const LIMITS: SocketLimits = SocketLimits {
 async fn pair() -> (Socket<DuplexStream>, Peer) {
     let (ours, theirs) = duplex(1024);
     let peer = WebSocketStream::from_raw_socket(theirs, Role::Client, None).await;
-    (Socket::new(ours, &[], LIMITS).await, peer)
+    (Socket::new(ours, Vec::new(), LIMITS).await, peer)
 }
 
 fn text(length: usize) -> Message {
@@ -123,4 +123,12 @@ async fn the_reason_of_a_close_comes_behind_what_was_gathered() {
     assert_eq!((u16::from(close.code), close.reason.as_str()), (4500, "protocol violation"));
     assert!(peer.next().await.is_none());
     closing.await.expect("closed");
+}
+
+#[tokio::test]
+async fn a_close_does_not_wait_for_a_peer_that_reads_nothing() {
+    let (mut socket, _peer) = pair().await;
+    socket.limits.write_stall = Duration::from_secs(3600);
+    socket.feed_text(&"x".repeat(10_000));
+    socket.close(1012, "server restarts").await;
 }

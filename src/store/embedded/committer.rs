@@ -13,6 +13,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
+
 use super::disk::Sync;
 use super::overlay::lock;
 use super::queue::{Call, GroupLimit};
@@ -22,7 +24,7 @@ use super::stats::add;
 use super::tail::{self, Tail};
 use super::values::Marker;
 use super::witness::{Seen, Witness};
-use crate::store::{Head, Outcome, TimelineId};
+use crate::store::{Commit, Error, Head, Outcome, TimelineId};
 
 /// A group this large is written in well under the time of a few fsyncs.
 const GROUP: GroupLimit = GroupLimit { commits: 4_000, bytes: 4 * 1024 * 1024 };
@@ -59,80 +61,127 @@ fn make_room(shared: &Shared) -> bool {
     !shared.is_failed()
 }
 
-/// Heads as they are after the calls of this group decided so far.
-type Heads = HashMap<TimelineId, (Head, Option<Arc<Tail>>)>;
+/// The head, and the tail to begin with if the timeline is not dirty.
+type Known = (Head, Option<Arc<Tail>>);
+
+/// Timelines of this group, as they are after the calls decided so far.
+#[derive(Default)]
+struct Heads<'a> {
+    slots: HashMap<&'a TimelineId, usize>,
+    known: Vec<Known>,
+    /// The slots of all commits to apply, in order.
+    order: Vec<usize>,
+}
+
+impl<'a> Heads<'a> {
+    fn slot(&mut self, shared: &Shared, id: &'a TimelineId) -> Result<usize, Error> {
+        if let Some(slot) = self.slots.get(id) {
+            return Ok(*slot);
+        }
+        self.known.push(shared.overlay.base(&shared.disk, id)?);
+        let slot = self.known.len() - 1;
+        self.slots.insert(id, slot);
+        Ok(slot)
+    }
+}
 
 fn commit_group(shared: &Shared, witness: &mut Witness, group: Vec<Call>) -> Result<(), String> {
-    let mut heads = Heads::new();
-    let decided: Vec<(Call, Option<Vec<Outcome>>)> =
-        group.into_iter().map(|call| decide(shared, &mut heads, call)).collect();
-    let applied: Vec<&Call> = decided.iter().filter(|(_, outcomes)| outcomes.is_none()).map(|(call, _)| call).collect();
-    if !applied.is_empty() {
-        let end = write(shared, &applied)?;
+    let mut heads = Heads::default();
+    let refused: Vec<Option<Vec<Outcome>>> = group.iter().map(|call| decide(shared, &mut heads, call)).collect();
+    let Heads { known, order, .. } = heads;
+    if !order.is_empty() {
+        let end = write(shared, &group, &refused, order.len())?;
         let seen = Seen { commit_no: end.commit_no, hash: end.hash };
         if let Err(error) = witness.note(seen) {
             tracing::warn!(%error, "witness not written");
         }
-        apply(shared, &applied, &mut heads, end)?;
-    }
-    for (call, outcomes) in decided {
-        let outcomes = outcomes.unwrap_or_else(|| vec![Outcome::Applied; call.commits.len()]);
-        // Nobody waiting any more is no reason for anything.
-        drop(call.reply.send(outcomes));
+        let (applied, replies) = split(group, refused);
+        apply(shared, applied, (known, order), end)?;
+        answer(replies);
+    } else {
+        answer(split(group, refused).1);
     }
     Ok(())
 }
 
+type Reply = (oneshot::Sender<Vec<Outcome>>, Vec<Outcome>);
+
+/// The commits to apply, in order, and what each caller will hear.
+fn split(group: Vec<Call>, refused: Vec<Option<Vec<Outcome>>>) -> (Vec<Commit>, Vec<Reply>) {
+    let mut commits = Vec::new();
+    let mut replies = Vec::with_capacity(group.len());
+    for (call, refused) in group.into_iter().zip(refused) {
+        let outcomes = refused.unwrap_or_else(|| {
+            let applied = vec![Outcome::Applied; call.commits.len()];
+            commits.extend(call.commits);
+            applied
+        });
+        replies.push((call.reply, outcomes));
+    }
+    (commits, replies)
+}
+
+fn answer(replies: Vec<Reply>) {
+    for (reply, outcomes) in replies {
+        // Nobody waiting any more is no reason for anything.
+        drop(reply.send(outcomes));
+    }
+}
+
 /// Compares positions. `None`: the call will be applied, and the heads say so.
-fn decide(shared: &Shared, heads: &mut Heads, call: Call) -> (Call, Option<Vec<Outcome>>) {
+fn decide<'a>(shared: &Shared, heads: &mut Heads<'a>, call: &'a Call) -> Option<Vec<Outcome>> {
+    let start = heads.order.len();
     let mut all = true;
     for commit in &call.commits {
-        if !heads.contains_key(&commit.timeline) {
-            match shared.overlay.base(&shared.disk, &commit.timeline) {
-                Ok(base) => drop(heads.insert(commit.timeline.clone(), base)),
-                Err(error) => {
-                    tracing::error!(%error, "head not readable");
-                    let unknown = vec![Outcome::Unknown; call.commits.len()];
-                    return (call, Some(unknown));
-                }
+        match heads.slot(shared, &commit.timeline) {
+            Ok(slot) => {
+                heads.order.push(slot);
+                all &= heads.known[slot].0.position == commit.expected;
+            }
+            Err(error) => {
+                tracing::error!(%error, "head not readable");
+                heads.order.truncate(start);
+                return Some(vec![Outcome::Unknown; call.commits.len()]);
             }
         }
-        all &= heads.get(&commit.timeline).is_some_and(|(head, _)| head.position == commit.expected);
     }
-    if !all {
-        let of = |id| heads.get(id).map(|(head, _)| *head).unwrap_or_default();
-        let refused = call.commits.iter().map(|commit| Outcome::Conflict(of(&commit.timeline))).collect();
-        return (call, Some(refused));
-    }
-    for commit in &call.commits {
-        if let Some((head, _)) = heads.get_mut(&commit.timeline) {
-            tail::advance(head, commit);
+    if all {
+        for (commit, slot) in call.commits.iter().zip(&heads.order[start..]) {
+            tail::advance(&mut heads.known[*slot].0, commit);
         }
+        return None;
     }
-    (call, None)
+    let refused = heads.order[start..].iter().map(|slot| Outcome::Conflict(heads.known[*slot].0)).collect();
+    heads.order.truncate(start);
+    Some(refused)
 }
 
 /// One record, one write, one fsync. Returns the new end of the journal.
-fn write(shared: &Shared, applied: &[&Call]) -> Result<Marker, String> {
+fn write(shared: &Shared, group: &[Call], refused: &[Option<Vec<Outcome>>], commits: usize) -> Result<Marker, String> {
     let last = *lock(&shared.end);
     let commit_no = last.commit_no + 1;
-    let calls: Vec<&[u8]> = applied.iter().map(|call| &*call.bytes).collect();
+    let applied = group.iter().zip(refused).filter(|(_, refused)| refused.is_none());
+    let calls: Vec<&[u8]> = applied.map(|(call, _)| &*call.bytes).collect();
     let (record, hash) = record::encode(commit_no, last.next_ordinal, last.hash, &calls);
     let mut batch = shared.disk.batch();
     batch.insert(&shared.disk.journal, commit_no.to_be_bytes().to_vec(), record);
     batch.commit(Sync::Data).map_err(|error| format!("journal not written: {error}"))?;
-    let commits: usize = applied.iter().map(|call| call.commits.len()).sum();
     let stats = &shared.disk.stats;
     add(&stats.group_commits, 1);
-    add(&stats.calls, applied.len());
+    add(&stats.calls, calls.len());
     add(&stats.commits, commits);
     Ok(Marker { commit_no, hash, next_ordinal: last.next_ordinal + commits as u64 })
 }
 
-fn apply(shared: &Shared, applied: &[&Call], heads: &mut Heads, end: Marker) -> Result<(), String> {
+fn apply(
+    shared: &Shared,
+    commits: Vec<Commit>,
+    (mut known, order): (Vec<Known>, Vec<usize>),
+    end: Marker,
+) -> Result<(), String> {
     let first = lock(&shared.end).next_ordinal;
-    for (ordinal, commit) in (first..).zip(applied.iter().flat_map(|call| &call.commits)) {
-        let base = heads.get_mut(&commit.timeline).and_then(|(_, base)| base.take());
+    for ((ordinal, commit), slot) in (first..).zip(commits).zip(order) {
+        let base = known[slot].1.take();
         shared
             .overlay
             .apply(&shared.disk, commit, ordinal, base)

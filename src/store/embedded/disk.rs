@@ -19,8 +19,8 @@ use super::values::{self, StoredHead};
 use crate::config::Clock;
 use crate::store::{Entry, Error, Result};
 
-/// Write-ahead files together: at least what the memtables need to be flushed at leisure.
-const JOURNAL_BYTES: u64 = 512 * 1024 * 1024;
+/// Write-ahead files together: what a start has to read again at most. Less would make small flushes.
+const JOURNAL_BYTES: u64 = 256 * 1024 * 1024;
 
 /// Sizes the engine is opened with.
 #[derive(Debug, Clone, Copy)]

@@ -216,9 +216,9 @@ impl Dir<'_> {
             let record = record::decode(&Bytes::copy_from_slice(&value))
                 .map_err(|what| self.damaged(format!("journal record {number} {what}")))?;
             self.follows(end, number, &record)?;
-            self.apply(disk, overlay, &record)?;
             let next_ordinal = record.first_ordinal + record.commits.len() as u64;
             end = Marker { commit_no: number, hash: record.hash, next_ordinal };
+            self.apply(disk, overlay, record)?;
         }
         Ok((end, first))
     }
@@ -235,8 +235,8 @@ impl Dir<'_> {
         Ok(())
     }
 
-    fn apply(&self, disk: &Disk, overlay: &Overlay, record: &Record) -> Result<(), OpenError> {
-        for (ordinal, commit) in (record.first_ordinal..).zip(&record.commits) {
+    fn apply(&self, disk: &Disk, overlay: &Overlay, record: Record) -> Result<(), OpenError> {
+        for (ordinal, commit) in (record.first_ordinal..).zip(record.commits) {
             let id = &commit.timeline;
             let key = keys::timeline(id);
             let known = match overlay.look(id, |tail| tail.map(|tail| (tail.head, tail.as_of))) {

@@ -10,12 +10,12 @@
 //! of its shard became dirty or clean meanwhile.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::disk::Disk;
 use super::keys;
@@ -29,7 +29,6 @@ const USUAL_COST: u64 = 600;
 /// See the module.
 pub(super) struct Overlay {
     shards: Box<[Mutex<Shard>]>,
-    hasher: RandomState,
     clean: Cache<TimelineId, Arc<Tail>, ByCost>,
     bytes: AtomicUsize,
 }
@@ -66,15 +65,18 @@ impl Overlay {
         let items = usize::try_from(cache_bytes / USUAL_COST).unwrap_or(usize::MAX);
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            hasher: RandomState::new(),
             clean: Cache::with_weighter(items.max(16), cache_bytes, ByCost),
             bytes: AtomicUsize::new(0),
         }
     }
 
     fn shard(&self, id: &TimelineId) -> MutexGuard<'_, Shard> {
+        let name = match id {
+            TimelineId::Conversation(id) => id.as_bytes(),
+            TimelineId::User(id) => id.as_bytes(),
+        };
         // The remainder is below SHARDS, the length.
-        lock(&self.shards[self.hasher.hash_one(id) as usize % SHARDS])
+        lock(&self.shards[xxh3_64(name) as usize % SHARDS])
     }
 
     /// Estimated memory of dirty timelines.
@@ -125,30 +127,32 @@ impl Overlay {
         Ok((tail.head, Some(tail)))
     }
 
-    /// For the committer: applies a durable commit.
-    pub(super) fn apply(&self, disk: &Disk, commit: &Commit, ordinal: u64, base: Option<Arc<Tail>>) -> Result<()> {
-        let id = &commit.timeline;
-        {
-            let mut shard = self.shard(id);
-            if let Some(held) = shard.dirty.get_mut(id) {
-                let cost = held.tail.apply(commit, ordinal);
-                held.charged += cost;
-                self.bytes.fetch_add(cost, Ordering::Relaxed);
-                return Ok(());
-            }
-        }
-        // Not dirty, and nobody else makes it so.
+    /// For the committer: applies a durable commit. `base` is from [`Overlay::base`], if it gave one.
+    pub(super) fn apply(&self, disk: &Disk, commit: Commit, ordinal: u64, base: Option<Arc<Tail>>) -> Result<()> {
         let base = match base {
             Some(base) => base,
-            None => self.clean(disk, id)?,
+            None => {
+                let mut shard = self.shard(&commit.timeline);
+                if let Some(held) = shard.dirty.get_mut(&commit.timeline) {
+                    let cost = held.tail.apply(commit, ordinal);
+                    held.charged += cost;
+                    self.bytes.fetch_add(cost, Ordering::Relaxed);
+                    return Ok(());
+                }
+                drop(shard);
+                // Made clean since it was looked at; nobody else makes it dirty.
+                self.clean(disk, &commit.timeline)?
+            }
         };
-        self.clean.remove(id);
+        let id = commit.timeline.clone();
         let mut tail = Arc::unwrap_or_clone(base);
         let charged = tail.cost() + tail.apply(commit, ordinal);
         self.bytes.fetch_add(charged, Ordering::Relaxed);
-        let mut shard = self.shard(id);
+        let mut shard = self.shard(&id);
         shard.turns += 1;
-        shard.dirty.insert(id.clone(), Held { tail, charged });
+        // Under the lock: who loads it from disk meanwhile puts it into the cache under the lock, too.
+        self.clean.remove(&id);
+        shard.dirty.insert(id, Held { tail, charged });
         Ok(())
     }
 

@@ -319,7 +319,10 @@ mod tests {
 
         /// As if the checksum happened to fit.
         #[test]
-        fn nonsense_does_not_panic(calls in vec(vec(commit(), 1..3), 1..3), changes in vec((any::<usize>(), any::<u8>()), 1..9)) {
+        fn nonsense_does_not_panic(
+            calls in vec(vec(commit(), 1..3), 1..3),
+            changes in vec((any::<usize>(), any::<u8>()), 1..9),
+        ) {
             let mut body = record(&calls).to_vec();
             for (at, byte) in changes {
                 let at = at % body.len();

@@ -185,3 +185,53 @@ impl Bell {
         lock(&self.state).stop
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by them")]
+mod tests {
+    use super::super::{Embedded, Options};
+    use crate::config::Clock;
+    use crate::protocol::UserId;
+    use crate::store::{Attempt, Commit, Error, NewEntry, Outcome, Position, Store, TimelineId};
+
+    fn append(seq: u64) -> Commit {
+        let entries = vec![NewEntry { at: 1, data: "x".into() }];
+        Commit {
+            timeline: TimelineId::User(UserId::parse("u").unwrap()),
+            expected: Position { seq, term: 0 },
+            term: 0,
+            attempt: Attempt(1),
+            entries,
+            rewrite: Vec::new(),
+            rows: Vec::new(),
+            floor: 0,
+            fanned: 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_failed_store_says_so_and_answers_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Embedded::open(Options::new(dir.path(), Clock::system())).unwrap();
+        assert_eq!(store.commit(vec![append(0)]).await, [Outcome::Applied]);
+        let mut failed = store.failed();
+        store.shared.fail("fsync: disk gone");
+        failed.changed().await.unwrap();
+        assert_eq!(failed.borrow().as_deref(), Some("fsync: disk gone"));
+        assert_eq!(store.commit(vec![append(1)]).await, [Outcome::Unknown]);
+        let Err(Error::Unavailable(why)) = store.head(&append(0).timeline).await else { panic!("unavailable") };
+        assert!(why.contains("disk gone"), "{why}");
+        assert!(store.close().is_err());
+        drop(store);
+        let store = Embedded::open(Options::new(dir.path(), Clock::system())).unwrap();
+        assert_eq!(store.head(&append(0).timeline).await.unwrap().position.seq, 1);
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_a_thread_fails_the_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Embedded::open(Options::new(dir.path(), Clock::system())).unwrap();
+        store.shared.guard("committer", || panic!("planted"));
+        assert_eq!(store.failed().borrow().as_deref(), Some("committer panicked"));
+    }
+}

@@ -88,23 +88,21 @@ impl Tail {
     }
 
     /// Applies a decided commit. Returns the memory it cost.
-    pub(super) fn apply(&mut self, commit: &Commit, ordinal: u64) -> usize {
+    pub(super) fn apply(&mut self, commit: Commit, ordinal: u64) -> usize {
         let mut cost = 0;
         for (seq, data) in &commit.rewrite {
             cost += self.rewrite(*seq, data, ordinal);
         }
         let first = self.head.position.seq + 1;
-        advance(&mut self.head, commit);
+        advance(&mut self.head, &commit);
         self.as_of = ordinal;
-        for (index, new) in commit.entries.iter().enumerate() {
-            let seq = first + index as u64;
+        for (seq, new) in (first..).zip(commit.entries) {
             cost += ENTRY_COST + new.data.len();
-            self.entries.push_back(Entry { seq, at: new.at, attempt: commit.attempt, data: new.data.clone() });
+            self.entries.push_back(Entry { seq, at: new.at, attempt: commit.attempt, data: new.data });
         }
-        for row in &commit.rows {
+        for row in commit.rows {
             cost += ROW_COST + row.key.id.len() + row.value.as_ref().map_or(0, Bytes::len);
-            let value = Row { ordinal, value: row.value.clone(), expires_at: row.expires_at };
-            self.rows.insert(row.key.clone(), value);
+            self.rows.insert(row.key, Row { ordinal, value: row.value, expires_at: row.expires_at });
         }
         self.forget_below_floor();
         cost

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 
 use super::Sim;
+use crate::planted::{Bug, planted};
 use crate::store::{Entry, Head, Mark, RowKey, TimelineId};
 
 /// Everything one timeline holds, expired rows included.
@@ -46,7 +47,12 @@ impl Sim {
     pub fn expire_entries(&self, before_ms: u64) {
         let mut state = self.shared.state();
         let users = state.timelines.iter_mut().filter(|(id, _)| matches!(id, TimelineId::User(_)));
-        users.for_each(|(_, timeline)| timeline.entries.retain(|_, entry| entry.at >= before_ms));
+        for (_, timeline) in users {
+            timeline.entries.retain(|_, entry| entry.at >= before_ms);
+            if timeline.entries.is_empty() && planted(Bug::HeadExpires) {
+                timeline.head = Head::default();
+            }
+        }
     }
 
     /// What callers did against the contract, as far as it is checked (not in release builds): each

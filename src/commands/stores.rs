@@ -1,0 +1,126 @@
+//! Opening the store a command is about.
+
+use std::future::pending;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{Arg, ArgMatches, Command};
+use everline::config::{Clock, Options, StoreChoice, options};
+use everline::server::Observer;
+use everline::store::Store;
+use everline::store::embedded::{self, Embedded, OpenError};
+use everline::store::sim::{Faults, Sim, SimOptions};
+use tokio::task::spawn_blocking;
+
+use super::{Failure, settings};
+
+/// The store the configuration names, and what only some stores have.
+pub(super) struct Opened {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) embedded: Option<Arc<Embedded>>,
+}
+
+impl Opened {
+    /// Opens what a server serves; a directory is made if it is not there.
+    pub(super) async fn open(choice: &StoreChoice, clock: &Clock) -> Result<Self, Failure> {
+        let clock = clock.clone();
+        match choice {
+            StoreChoice::Memory => {
+                let options = SimOptions { seed: rand::random(), clock, together: true, faults: Faults::none() };
+                Ok(Self { store: Arc::new(Sim::new(options)), embedded: None })
+            }
+            StoreChoice::Embedded(dir) => {
+                let dir = dir.clone();
+                let embedded = spawn_blocking(move || open_dir(&dir, &clock)).await.map_err(Failure::failed)??;
+                Ok(Self { store: embedded.clone(), embedded: Some(embedded) })
+            }
+        }
+    }
+
+    /// Shows the store's own counters in `/metrics`.
+    pub(super) fn observer(&self) -> Option<Observer> {
+        let embedded = self.embedded.clone()?;
+        Some(Arc::new(move || {
+            let seen = embedded.counters();
+            for (name, value) in [
+                ("everline_store_group_commits_total", seen.group_commits),
+                ("everline_store_commits_total", seen.commits),
+                ("everline_store_fsyncs_total", seen.fsyncs),
+                ("everline_store_written_bytes_total", seen.engine_bytes),
+                ("everline_store_checkpoints_total", seen.checkpoints),
+                ("everline_store_stalls_total", seen.stalls),
+            ] {
+                metrics::counter!(name).absolute(value);
+            }
+        }))
+    }
+
+    /// Why the store has failed for good; never returns for one that cannot.
+    pub(super) async fn failed(&self) -> Arc<str> {
+        let Some(embedded) = &self.embedded else { return pending().await };
+        let mut failure = embedded.failed();
+        loop {
+            if let Some(why) = failure.borrow_and_update().clone() {
+                return why;
+            }
+            if failure.changed().await.is_err() {
+                return pending().await;
+            }
+        }
+    }
+
+    /// Puts everything in its place, so that the next start is quick.
+    pub(super) async fn close(&self) -> Result<(), Failure> {
+        let Some(embedded) = self.embedded.clone() else { return Ok(()) };
+        spawn_blocking(move || embedded.close()).await.map_err(Failure::failed)?.map_err(Failure::failed)
+    }
+}
+
+/// A directory in use is the operator's to free; everything else is a failure.
+fn open_dir(dir: &Path, clock: &Clock) -> Result<Arc<Embedded>, Failure> {
+    Embedded::open(embedded::Options::new(dir, clock.clone())).map_err(|error| match error {
+        OpenError::Locked(_) => Failure::Usage(error.to_string()),
+        _ => Failure::failed(error),
+    })
+}
+
+/// Adds `--store` and `--config` to a command about a directory.
+pub(super) fn add_to(command: Command) -> Command {
+    command
+        .arg(
+            Arg::new("store")
+                .long("store")
+                .value_name("STORE")
+                .help("The store, embedded:DIR [default: that of the configuration] [env: EVERLINE_STORE]"),
+        )
+        .arg(Arg::new("config").long("config").value_name("FILE").help("Configuration file, TOML"))
+}
+
+/// The directory a command is about, of the flag or the configuration.
+pub(super) fn dir_of(matches: &ArgMatches) -> Result<PathBuf, Failure> {
+    let given = ["store", "config"]
+        .into_iter()
+        .filter_map(|name| matches.get_one::<String>(name).map(|value| [format!("--{name}"), value.clone()]));
+    let flags = options::add_to(Command::new("everline").no_binary_name(true));
+    let flags = flags.try_get_matches_from(given.flatten()).map_err(|error| Failure::Usage(error.to_string()))?;
+    match settings(Options::defaults(), &flags)?.store {
+        StoreChoice::Embedded(dir) => Ok(dir),
+        StoreChoice::Memory => Err(Failure::Usage("--store: embedded:DIR is needed".to_owned())),
+    }
+}
+
+/// Opens a directory that must be there already.
+pub(super) fn open_existing(dir: &Path) -> Result<Arc<Embedded>, Failure> {
+    let is_empty = std::fs::read_dir(dir).map(|mut inside| inside.next().is_none());
+    match is_empty {
+        Ok(false) => open_dir(dir, &Clock::system()),
+        Ok(true) => Err(Failure::Failed(format!("{} holds no store", dir.display()))),
+        Err(error) => Err(Failure::Failed(format!("{}: {error}", dir.display()))),
+    }
+}
+
+/// Waits for a future that needs no runtime of several threads.
+pub(super) fn wait_for<T>(future: impl Future<Output = T>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::failed)?;
+    Ok(runtime.block_on(future))
+}

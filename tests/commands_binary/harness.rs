@@ -1,0 +1,191 @@
+//! The program as a child process that ends with the test, and a client of a few lines.
+
+#![allow(unreachable_pub)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use futures::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+const SECRET: &str = "a secret of the tests";
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+fn everline() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_everline"));
+    // Nothing of the machine the test runs on.
+    command.env_clear().env("NO_COLOR", "1").current_dir(std::env::temp_dir());
+    command
+}
+
+/// Runs a command to its end.
+pub fn run(args: &[&str]) -> Ended {
+    let output = everline().args(args).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Ended { code: output.status.code().unwrap(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+/// Whether it said what is wrong in one line.
+pub fn one_line(ended: &Ended) -> bool {
+    ended.stderr.trim_end().lines().count() == 1 && ended.stderr.starts_with("everline: ")
+}
+
+pub fn text(path: &Path) -> String {
+    path.to_str().unwrap().to_owned()
+}
+
+/// A server that runs until it is told to stop, or the test ends.
+pub struct Program {
+    child: Child,
+    pub addr: String,
+}
+
+impl Program {
+    /// `everline serve` on a directory.
+    pub fn serve(dir: &str) -> Self {
+        let mut command = everline();
+        command.args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--store",
+            &format!("embedded:{dir}"),
+            "--jwt-secret",
+            SECRET,
+        ]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let addr = read_until(child.stderr.take().unwrap(), "addr=");
+        Self { child, addr }
+    }
+
+    /// `everline demo` on a directory.
+    pub fn demo(dir: &str) -> Self {
+        let mut command = everline();
+        command.args(["demo", "--listen", "127.0.0.1:0", "--dir", dir]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let addr = read_until(child.stdout.take().unwrap(), "open http://");
+        Self { child, addr }
+    }
+
+    /// SIGTERM, and waits for a good end.
+    pub fn stop(mut self) {
+        let told = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        assert!(told.success());
+        let ended = self.child.wait().unwrap();
+        assert!(ended.success(), "{ended}");
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What follows `mark`, up to a blank; the rest of the stream is read and thrown away.
+fn read_until(stream: impl Read + Send + 'static, mark: &str) -> String {
+    let mut lines = BufReader::new(stream).lines();
+    let found = lines.by_ref().map(Result::unwrap).find_map(|line| {
+        let rest = line.split_once(mark)?.1;
+        Some(rest.split_whitespace().next().unwrap_or_default().to_owned())
+    });
+    std::thread::spawn(move || lines.for_each(drop));
+    found.expect("the program tells its address")
+}
+
+/// Head and content of an answer to GET.
+pub fn get(addr: &str, path: &str, host: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(addr).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, content) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), content.to_owned())
+}
+
+/// One device of a user.
+pub struct Peer {
+    socket: WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>,
+    pub epoch: String,
+}
+
+impl Peer {
+    /// With a token of the `token` command.
+    pub async fn connect(addr: &str, user: &str) -> Self {
+        let token = run(&["token", "--jwt-secret", SECRET, "--user", user]);
+        Self::hello(addr, user, token.stdout.trim()).await
+    }
+
+    pub async fn hello(addr: &str, user: &str, token: &str) -> Self {
+        let mut request = format!("ws://{addr}/v1/ws").into_client_request().unwrap();
+        request.headers_mut().insert("Sec-WebSocket-Protocol", "everline.v1.json".parse().unwrap());
+        let (socket, _) = connect_async(request).await.unwrap();
+        let mut this = Self { socket, epoch: String::new() };
+        let welcome = this.ask(json!({"type": "hello", "id": "hello", "token": token, "device_id": "phone"})).await;
+        assert_eq!((&welcome["type"], &welcome["user_id"]), (&json!("welcome"), &json!(user)), "{welcome}");
+        this.epoch = welcome["epoch"].as_str().unwrap().to_owned();
+        this
+    }
+
+    /// Sends a request and waits for its answer; acknowledges what comes meanwhile.
+    async fn ask(&mut self, request: Value) -> Value {
+        self.write(&request).await;
+        loop {
+            let frame = self.socket.next().await.unwrap().unwrap();
+            let Message::Text(frame) = frame else { continue };
+            let frame: Value = serde_json::from_str(&frame).unwrap();
+            if frame["type"] == "sync" {
+                self.write(&json!({"type": "ack", "seq": frame["to_seq"]})).await;
+            } else if frame["id"] == request["id"] {
+                return frame;
+            }
+        }
+    }
+
+    async fn write(&mut self, frame: &Value) {
+        self.socket.send(Message::text(frame.to_string())).await.unwrap();
+    }
+
+    /// Sends a message until the server takes it.
+    pub async fn send(&mut self, conv_id: &str, id: &str, text: &str) {
+        loop {
+            let send =
+                json!({"type": "send", "id": id, "conv_id": conv_id, "client_msg_id": id, "body": {"text": text}});
+            let answer = self.ask(send).await;
+            match answer["retry_after_ms"].as_u64() {
+                Some(pause) if answer["code"] == "rate_limited" => {
+                    tokio::time::sleep(std::time::Duration::from_millis(pause)).await;
+                }
+                _ => return assert_eq!(answer["type"], "sent", "{answer}"),
+            }
+        }
+    }
+}
+
+/// Overwrites the middle of every larger file of the store.
+pub fn damage(dir: &Path) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            damage(&path);
+        } else if path.metadata().unwrap().len() > 256 {
+            let mut bytes = std::fs::read(&path).unwrap();
+            let end = bytes.len().min(64 * 1024);
+            bytes[end / 4..end / 2].fill(0xa5);
+            std::fs::write(&path, bytes).unwrap();
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Rule 7: receipts, recalls and membership reach whom they concern as surely as messages do. Rule 8:
+//! `unread` is a fold over what was delivered. (Notifications come with the server API.)
+
+use everline::protocol::Event;
+
+use super::gate::When;
+use super::oracle::all_delivered;
+use super::world::*;
+use crate::{ensure, ensure_eq};
+
+/// bob reads; his node dies at any write of it; he reads again elsewhere.
+pub async fn a_receipt_survives_death_at_any_write() -> Proof {
+    for when in [When::Before, When::After] {
+        for write in 1.. {
+            ensure!(write < 10, "reading has no end");
+            let (world, conv) = (World::apart(), direct("alice", "bob"));
+            let (a, b) = (world.node(), world.node());
+            b.send("alice", &conv, "m1").await?;
+            rest().await;
+            a.gate.kill_at(write, when);
+            a.start("bob", read(&conv, 1));
+            rest().await;
+            // A node that has nothing of bob's in memory.
+            world.node().ask("bob", read(&conv, 1)).await?;
+            rest().await;
+            let log = b.log("alice").await?;
+            let receipts = log.iter().filter(|entry| entry.starts_with("receipt")).count();
+            ensure_eq!(receipts, 1, "receipts with alice, died {when:?} write {write}");
+            if !a.gate.is_dead() {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Nobody but alice is connected.
+pub async fn a_recall_reaches_who_is_off_line() -> Proof {
+    for together in [false, true] {
+        let world = World::new(together);
+        let node = world.node();
+        let conv = node.create(&["bob", "carol"]).await?;
+        node.send("alice", &conv, "m2").await?;
+        let _seat = node.hub.register(&user("alice"), &caller("alice").device);
+        node.ask("alice", recall(&conv, 2)).await?;
+        rest().await;
+        all_delivered(&world, &conv)?;
+        ensure!(node.log("bob").await?.contains(&"recall 3".to_owned()), "bob learns of the recall");
+    }
+    Ok(())
+}
+
+/// bob deletes what he saw in the history before it was delivered to him.
+pub async fn a_delete_is_not_overtaken_by_its_message() -> Proof {
+    let (world, a, b, conv) = World::two_nodes().await?;
+    let slow = a.gate.hold(of("bob"), When::Before);
+    a.send("alice", &conv, "m2").await?;
+    slow.reached().await;
+    b.ask("bob", delete(&conv, 2)).await?;
+    slow.release();
+    rest().await;
+    all_delivered(&world, &conv)?;
+    ensure!(!b.log("bob").await?.iter().any(|entry| entry.starts_with("message")), "bob is shown what he deleted");
+    let shown = b.ask("bob", history(&conv)).await?;
+    ensure!(!format!("{shown:?}").contains("m2"), "bob's history shows what he deleted");
+    ensure!(b.log("carol").await?.contains(&"message 2 m2".to_owned()), "carol keeps it");
+    Ok(())
+}
+
+/// A recall of what bob has read, deleted or written takes nothing from what he has not read.
+pub async fn a_recall_subtracts_only_what_counts() -> Proof {
+    for together in [false, true] {
+        let world = World::new(together);
+        let node = world.node();
+        let conv = node.create(&["bob", "carol"]).await?;
+        for n in 2..=6 {
+            node.send(if n == 4 { "bob" } else { "alice" }, &conv, &format!("m{n}")).await?;
+        }
+        node.ask("bob", read(&conv, 2)).await?;
+        node.ask("bob", delete(&conv, 3)).await?;
+        ensure_eq!(node.summary("bob", &conv).await?.unread, 2, "bob's unread");
+        for (target, unread) in [(2, 2), (3, 2), (4, 2), (5, 1)] {
+            node.ask("alice", recall(&conv, target)).await?;
+            rest().await;
+            ensure_eq!(node.summary("bob", &conv).await?.unread, unread, "bob's unread after recall of {target}");
+            all_delivered(&world, &conv)?;
+        }
+    }
+    Ok(())
+}
+
+/// bob deletes a message whose recall is in the log, but not yet with him.
+pub async fn a_recount_knows_only_what_was_delivered() -> Proof {
+    let (world, a, b, conv) = World::two_nodes().await?;
+    a.send("alice", &conv, "m2").await?;
+    a.send("alice", &conv, "m3").await?;
+    rest().await;
+    let slow = a.gate.hold(of("bob"), When::Before);
+    a.ask("alice", recall(&conv, 3)).await?;
+    slow.reached().await;
+    b.ask("bob", delete(&conv, 3)).await?;
+    slow.release();
+    rest().await;
+    all_delivered(&world, &conv)
+}
+
+/// Whoever joins has read what was there before.
+pub async fn a_joiner_has_read_what_was_before() -> Proof {
+    let (world, a, b, conv) = World::two_nodes().await?;
+    a.send("alice", &conv, "m2").await?;
+    a.ask("alice", invite(&conv, "dave")).await?;
+    rest().await;
+    ensure_eq!(b.summary("dave", &conv).await?.read_seq, 3, "dave's read_seq");
+    a.send("alice", &conv, "m4").await?;
+    rest().await;
+    ensure_eq!(b.summary("dave", &conv).await?.unread, 1, "dave's unread");
+    all_delivered(&world, &conv)
+}
+
+/// `read` tells the unread of its moment, on every device.
+pub async fn a_reading_tells_what_is_left() -> Proof {
+    let (_world, a, b, conv) = World::two_nodes().await?;
+    for n in 2..=4 {
+        a.send("alice", &conv, &format!("m{n}")).await?;
+    }
+    rest().await;
+    b.ask("bob", read(&conv, 3)).await?;
+    let last = b.events("bob").await?.pop();
+    ensure!(matches!(last, Some(Event::Read { read_seq: 3, unread: 1, .. })), "bob's reading: {last:?}");
+    Ok(())
+}
