@@ -28,7 +28,12 @@ impl Desk<'_> {
         }
         let users: BTreeSet<&UserId> = members.iter().chain([caller]).collect();
         let change = ConversationChange::Created {
-            members: users.iter().map(|user| (*user).clone()).collect(),
+            // The maker first: he is the owner.
+            members: [caller]
+                .into_iter()
+                .chain(users.iter().copied().filter(|user| *user != caller))
+                .cloned()
+                .collect(),
             title: title.cloned(),
             attributes: attributes.cloned(),
         };
