@@ -244,8 +244,9 @@ impl Inner {
         }
         draft.raise_floor(draft.head_seq().saturating_sub(self.policy.sync_max_entries));
         // A commit asks by its condition whether the state still holds; answers without one must ask
-        // for themselves (rule 4).
-        let unasked = draft.is_empty() && !(work.answers.is_empty() && work.owing.is_empty());
+        // for themselves (rule 4), and so must a floor found to be high enough.
+        let expires = work.items.iter().any(|item| matches!(item, UserItem::Expire { .. }));
+        let unasked = draft.is_empty() && (expires || !work.answers.is_empty() || !work.owing.is_empty());
         let holds = !unasked
             || self.store.together()
             || planted(Bug::JudgedByCache)
