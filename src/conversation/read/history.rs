@@ -24,6 +24,9 @@ struct Scan {
     /// Exclusive bound of what was looked at, in the direction of reading.
     at: u64,
     found: Vec<HistoryEntry>,
+    /// Time of the first entry not looked at, where a page ended. Not simply that of the next number,
+    /// which the reader may not see: it may have the time of those told already.
+    next_at: Option<u64>,
     /// The end of what there is was reached.
     complete: bool,
 }
@@ -38,14 +41,13 @@ impl Reader<'_> {
             HistoryFrom::After(seq) => (false, seq),
             HistoryFrom::AfterAt(time) => (false, self.last_before(&seen, time).await?),
         };
-        let mut scan = Scan { backward, at, found: Vec::new(), complete: false };
+        let mut scan = Scan { backward, at, found: Vec::new(), next_at: None, complete: false };
         let by_time = matches!(from, HistoryFrom::AfterAt(_));
         self.scan(&seen, &mut scan, limit, by_time).await?;
         let next = match (scan.complete, by_time) {
             (true, _) => None,
             (false, false) => Some(scan.at),
-            // A time is asked for again: that of the first entry not looked at.
-            (false, true) => self.time_of(&seen, scan.at + 1).await?,
+            (false, true) => scan.next_at,
         };
         if scan.backward {
             scan.found.reverse();
@@ -74,6 +76,7 @@ impl Reader<'_> {
             for entry in &page {
                 let full = scan.found.len() >= limit || looked >= LOOKED_AT || bytes >= MOST_BYTES;
                 if full && !(by_time && entry.at == last_at) {
+                    scan.next_at = Some(entry.at);
                     return Ok(());
                 }
                 if let Some(message) = self.as_it_stands(seen, entry, targets.get(&entry.seq)).await? {
