@@ -103,7 +103,8 @@ impl Plan {
             }
             51..58 => Request::Delete { conv_id, ranges: ranges(&conv, rng) },
             58..60 => Request::Clear { conv_id, up_to: rng.random_range(0..=conv.head() + 2) },
-            60..70 => Request::Read { conv_id, read_seq: near_head(&conv, rng) },
+            60..65 => Request::Read { conv_id, read_seq: near_head(&conv, rng) },
+            65..70 => return self.read_direct(model, rng),
             70..74 => settings(conv_id, rng),
             74..81 => Request::Invite { conv_id, users: self.some_people(rng) },
             81..86 => Request::Remove { conv_id, users: self.some_people(rng) },
@@ -137,6 +138,16 @@ impl Plan {
             }
         };
         (user, request)
+    }
+
+    /// Who reads a direct conversation owes the other a receipt.
+    fn read_direct(&self, model: &Model, rng: &mut StdRng) -> (UserId, Request) {
+        let direct: Vec<_> = model.convs.values().filter(|conv| conv.direct && conv.exists).collect();
+        let (user, conv) = match direct.choose(rng) {
+            Some(conv) => (conv.members.keys().nth(rng.random_range(0..2)).expect("two").clone(), (*conv).clone()),
+            None => self.place(model, rng),
+        };
+        (user, Request::Read { conv_id: conv.id.clone(), read_seq: near_head(&conv, rng) })
     }
 
     fn create(&mut self, rng: &mut StdRng) -> (UserId, Request) {

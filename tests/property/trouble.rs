@@ -156,6 +156,8 @@ impl Run {
             self.note(format!("{hours} hours pass"));
             self.count("jumps");
             self.world.clock.jump(hours * 60 * 60 * 1000);
+            // What the store drops must be known before.
+            self.model.absorb(&self.world)?;
             self.world.expire();
         }
         if self.rng.random_bool(0.03) {
