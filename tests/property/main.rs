@@ -19,6 +19,7 @@ mod answers;
 mod check;
 mod decide;
 mod device;
+mod known;
 mod model;
 mod place;
 mod plan;
