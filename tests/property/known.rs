@@ -118,9 +118,9 @@ async fn a_reader_and_his_peer_agree_how_far_was_read() {
     let AnswerBody::Conversations { conversations, .. } = told.ask(0, "b", list).await else { panic!() };
     let page = told.world.nodes[0].engine.page(&user("a"), 0, 100, 1 << 20).await.unwrap();
     let everline::engine::PageRead::Page(page) = page else { panic!("{page:?}") };
-    let receipts = page.entries.iter().filter_map(|(_, text)| match Event::decode(text).unwrap() {
+    let mut receipts = page.entries.iter().filter_map(|(_, text)| match Event::decode(text).unwrap() {
         Event::Receipt { read_seq, .. } => Some(read_seq),
         _ => None,
     });
-    assert_eq!(receipts.last(), Some(conversations[0].read_seq));
+    assert_eq!(receipts.next_back(), Some(conversations[0].read_seq));
 }
