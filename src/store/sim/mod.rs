@@ -388,6 +388,19 @@ impl Store for Sim {
     fn marks(&self) -> BoxFuture<'_, Result<Vec<Mark>>> {
         self.read(|state, _| state.marks.iter().cloned().collect())
     }
+
+    fn renew_node(&self, node: u64, ttl: Duration) -> BoxFuture<'_, Result<()>> {
+        let until = self.shared.clock.now_ms().saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
+        self.change_mark(move |state| {
+            state.nodes.insert(node, until);
+        })
+    }
+
+    fn nodes(&self) -> BoxFuture<'_, Result<Vec<u64>>> {
+        self.read(|state, now_ms| {
+            state.nodes.iter().filter(|(_, until)| **until > now_ms).map(|(node, _)| *node).collect()
+        })
+    }
 }
 
 async fn pass(time: Duration) {

@@ -141,6 +141,8 @@ pub(super) struct State {
     pub(super) rng: StdRng,
     pub(super) timelines: BTreeMap<TimelineId, Timeline>,
     pub(super) marks: BTreeSet<Mark>,
+    /// Until when each node's word holds.
+    pub(super) nodes: BTreeMap<u64, u64>,
     /// Decided, not durable; in order of the calls.
     pub(super) unsynced: VecDeque<Unsynced>,
     /// Heads as they will be once `unsynced` is durable.
@@ -157,6 +159,7 @@ impl State {
             rng,
             timelines: BTreeMap::new(),
             marks: BTreeSet::new(),
+            nodes: BTreeMap::new(),
             unsynced: VecDeque::new(),
             ahead: BTreeMap::new(),
             next_id: 0,
