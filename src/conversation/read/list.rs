@@ -175,11 +175,17 @@ impl Reader<'_> {
             return Ok(None);
         }
         let row = read_row(self.store, &TimelineId::User(user_id.clone()), &seen.view.id).await?;
+        let mut read_seq = row.map_or(0, |row| row.read_seq);
+        if seen.view.id.is_direct() && user_id != *self.user {
+            // The receipt is there before the reading it tells of, which a crash may have taken: a new
+            // device is told no less than one that has the receipt.
+            read_seq = read_seq.max(seen.row.receipt_seq);
+        }
         Ok(Some(MemberInfo {
             joined_at: member.joined_at,
             join_seq: member.join_seq(),
             role: member.role,
-            read_seq: row.map_or(0, |row| row.read_seq),
+            read_seq,
             user_id,
         }))
     }
