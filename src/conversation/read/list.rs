@@ -71,6 +71,9 @@ impl Reader<'_> {
             for (key, value) in &page {
                 let damaged = || Error::Damaged(format!("row {key:?} of {timeline:?}"));
                 let conv = ConvId::parse(&key.id).map_err(|_| damaged())?;
+                if conv.is_reserved() {
+                    continue;
+                }
                 found.push((conv, UserRow::load(value).ok_or_else(damaged)?));
             }
             match page.into_iter().nth(PAGE - 1) {
