@@ -21,6 +21,7 @@ mod line;
 mod log;
 mod model;
 mod plan;
+mod prompt;
 mod quiet;
 mod run;
 
@@ -36,7 +37,7 @@ use run::Run;
 /// Seeds when nobody says how many.
 const SEEDS: u64 = 40;
 /// What must have happened at least once in a run of [`ENOUGH`] seeds: else the generator is blind.
-const MUST_HAPPEN: [&str; 36] = [
+const MUST_HAPPEN: [&str; 39] = [
     "buried alive",
     "changes",
     "clears",
@@ -73,6 +74,9 @@ const MUST_HAPPEN: [&str; 36] = [
     "slow stores",
     "unsynced writes lost",
     "checked at rest",
+    "floods",
+    "told at once",
+    "under fire",
 ];
 /// Seeds after which everything that must happen has happened.
 const ENOUGH: u64 = 300;
