@@ -266,6 +266,11 @@ impl House {
         state.nodes[node].still.shut(on);
     }
 
+    /// A node's store answers nothing (or does again); the node itself goes on.
+    pub fn pause_store(&self, node: usize, on: bool) {
+        locked(&self.0.state).nodes[node].switches.pause(on);
+    }
+
     /// A node does not reach the store (or does again).
     pub fn cut(&self, node: usize, on: bool) {
         locked(&self.0.state).nodes[node].switches.cut(on);
@@ -289,6 +294,7 @@ impl House {
                 line.cut();
             }
         }
+        dead.still.shut(false);
         dead.switches = handle.clone();
         let incarnation = dead.incarnation;
         state.orphans.push(incarnation);

@@ -202,7 +202,34 @@ impl Model {
         known
     }
 
-    /// Who has read in a direct conversation, has told the other.
+    /// Who has read in a direct conversation, has told the other: `read` is what his own list says.
+    pub fn judge_reading(&mut self, reader: &UserId, conv: &ConvId, read: u64, stored: &Stored) {
+        let Some((one, other)) = conv.direct_members() else { return };
+        let (peer, asked) = (if one == *reader { other } else { one }, &self.people[reader].may_read);
+        // The first message may count as read from the start.
+        if read <= 1 || !asked.contains_key(conv) {
+            return;
+        }
+        let Some(sync) = stored.syncs.get(&peer) else { return };
+        let (mut known, mut told) = (0, 0);
+        let seen = self.people.get(&peer).map(|person| &person.seen);
+        let kept = sync.items.iter().map(|(seq, item)| (*seq, item.clone()));
+        let shown = seen.into_iter().flatten().map(|(seq, event)| (*seq, item_of(event)));
+        for (_, item) in kept.chain(shown).collect::<BTreeMap<_, _>>() {
+            known += 1;
+            match item {
+                Item::Own(Event::Receipt { conv_id, user_id, read_seq }) if conv_id == *conv && user_id == *reader => {
+                    told = told.max(read_seq);
+                }
+                _ => {}
+            }
+        }
+        if known == sync.head && told < read {
+            self.blame(format!("{peer}: {reader} has read {read} of {conv}, the receipt says {told}"));
+        }
+    }
+
+    /// Who was told that he has read in a direct conversation, has told the other.
     fn judge_receipts(&self, user: &UserId, sync: &Sync, known: &BTreeMap<u64, Item>, wrong: &mut Vec<String>) {
         let forgotten = (1..=sync.floor).any(|seq| !known.contains_key(&seq));
         for (reader, person) in self.people.iter().filter(|(reader, _)| !forgotten && *reader != user) {

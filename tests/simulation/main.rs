@@ -24,6 +24,7 @@ mod plan;
 mod prompt;
 mod quiet;
 mod run;
+mod scenes;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -37,7 +38,7 @@ use run::Run;
 /// Seeds when nobody says how many.
 const SEEDS: u64 = 40;
 /// What must have happened at least once in a run of [`ENOUGH`] seeds: else the generator is blind.
-const MUST_HAPPEN: [&str; 39] = [
+const MUST_HAPPEN: [&str; 45] = [
     "buried alive",
     "changes",
     "clears",
@@ -74,7 +75,13 @@ const MUST_HAPPEN: [&str; 39] = [
     "slow stores",
     "unsynced writes lost",
     "checked at rest",
+    "drowned",
+    "elsewhere",
     "floods",
+    "patience",
+    "read during a recall",
+    "snatches",
+    "strikes",
     "told at once",
     "under fire",
 ];

@@ -159,6 +159,9 @@ impl Run {
             }
             let rows = rows(&client).await.map_err(|error| format!("{user}: {error}"))?;
             self.house.model().judge_rows(&user, &rows, &stored);
+            for (conv, (row, _, _)) in &rows {
+                self.house.model().judge_reading(&user, conv, row.read_seq, &stored);
+            }
             self.sound()?;
             let expected = client.state().await.ok_or("stopped")?.view();
             self.judge_view(&user, "fresh", &expected, &rows, &stored);

@@ -24,6 +24,7 @@ pub struct Run {
     pub left: usize,
     /// There was a flood already; one is dear enough.
     pub flooded: bool,
+    pub creates: Vec<(UserId, Request)>,
 }
 
 /// Real and raw devices of a user.
@@ -102,7 +103,7 @@ impl Run {
         }
         let left = rng.random_range(20..90);
         let left = steps.map_or(left, |steps| steps.min(left));
-        Self { rng, house, people, reals, raws, count: 0, left, flooded: false }
+        Self { rng, house, people, reals, raws, count: 0, left, flooded: false, creates: Vec::new() }
     }
 
     pub fn tally(&self) -> Tally {
@@ -149,7 +150,13 @@ impl Run {
             20..34 => self.come_and_go().await,
             34..36 => self.time_passes(),
             36..38 => self.under_fire().await?,
-            38..46 => self.flood().await?,
+            38..46 if self.house.setting().flood && !self.flooded => self.flood().await?,
+            38..44 => self.strike().await,
+            44..46 => self.during_recall().await,
+            46 => self.drown().await,
+            47..49 => self.snatch().await,
+            49 => self.elsewhere().await,
+            50 => self.patience().await,
             _ => {
                 for _ in 0..[1, 1, 2, 5][self.rng.random_range(0..4)] {
                     self.someone_asks();
@@ -214,7 +221,7 @@ impl Run {
     }
 
     /// A node stands still, is taken for dead, goes on, and then does die.
-    async fn bury_alive(&mut self, node: usize, by: usize) {
+    pub async fn bury_alive(&mut self, node: usize, by: usize) {
         self.note(&format!("node {node} stands still, is taken for dead by {by}, goes on"));
         self.tick("buried alive");
         self.house.pause(node, true);
@@ -333,7 +340,7 @@ impl Run {
     }
 
     /// One request of somebody, on one of his devices.
-    fn someone_asks(&mut self) {
+    pub fn someone_asks(&mut self) {
         let index = self.rng.random_range(0..self.reals.len() + self.raws.len());
         let user = match self.reals.get(index) {
             Some(device) => device.user.clone(),
