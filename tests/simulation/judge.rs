@@ -71,6 +71,7 @@ impl Model {
             self.judge_duties(user, &known, &mut wrong);
             self.judge_receipts(user, sync, &known, &mut wrong);
             self.judge_leaks(user, stored, &mut wrong);
+            self.judge_left_out(user, &known, stored, &mut wrong);
         }
         self.judge_refusals(stored, &mut wrong);
         for text in wrong {
@@ -267,6 +268,35 @@ impl Model {
             let due = dues.get(*count).copied().unwrap_or_default();
             if *head < due {
                 wrong.push(format!("{user}: welcomed with head {head}, though {due} was answered before"));
+            }
+        }
+    }
+
+    /// No silent gap: what a frame covered without showing it had to be left out (contract, section 3).
+    fn judge_left_out(&self, user: &UserId, known: &BTreeMap<u64, Item>, stored: &Stored, wrong: &mut Vec<String>) {
+        let Some(person) = self.people.get(user) else { return };
+        for (seq, conn) in &person.left_out {
+            let right = match known.get(seq) {
+                // Expired, and nobody was shown it; or a reading that a later one supersedes.
+                None | Some(Item::Own(Event::Read { .. })) => true,
+                Some(Item::Own(_)) => false,
+                Some(Item::Log(conv, place)) => {
+                    let Some(log) = stored.logs.get(conv) else { continue };
+                    match log.at(*place) {
+                        Some(Event::Message(_)) => {
+                            person.may_hide.iter().any(|(of, range)| of == conv && covers(*range, *place))
+                        }
+                        Some(Event::Edit { target, .. }) => {
+                            log.fates.get(target).is_some_and(|fate| fate.recalled.is_some())
+                                || !log.sees(user, *target)
+                        }
+                        Some(Event::Recall { target, .. } | Event::Reaction { target, .. }) => !log.sees(user, *target),
+                        _ => false,
+                    }
+                }
+            };
+            if !right {
+                wrong.push(format!("conn {conn} ({user}): {seq} was not shown: {:?}", known.get(seq)));
             }
         }
     }

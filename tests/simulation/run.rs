@@ -157,6 +157,7 @@ impl Run {
             47..49 => self.snatch().await,
             49 => self.elsewhere().await,
             50 => self.patience().await,
+            51..53 => self.burial().await,
             _ => {
                 for _ in 0..[1, 1, 2, 5][self.rng.random_range(0..4)] {
                     self.someone_asks();

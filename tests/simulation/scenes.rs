@@ -39,11 +39,14 @@ impl Run {
         for _ in 0..self.rng.random_range(1..=4) {
             self.someone_asks();
         }
-        if self.rng.random_bool(0.3) {
-            self.someone_reads();
+        let (mut node, by) =
+            (self.rng.random_range(0..self.house.nodes()), self.rng.random_range(0..self.house.nodes()));
+        if self.rng.random_bool(0.4)
+            && let Some(reader) = self.someone_reads()
+        {
+            node = reader;
         }
-        self.moments(6).await;
-        let (node, by) = (self.rng.random_range(0..self.house.nodes()), self.rng.random_range(0..self.house.nodes()));
+        self.moments(4).await;
         if !self.house.is_up(node) {
             return;
         }
@@ -71,13 +74,44 @@ impl Run {
         }
     }
 
-    /// Somebody reads in a direct conversation, which the other is to be told.
-    fn someone_reads(&mut self) {
+    /// Somebody reads in a direct conversation, which the other is to be told. Tells on which node.
+    fn someone_reads(&mut self) -> Option<usize> {
         let user = self.person();
-        let (Some(conv_id), Some(device)) = (self.known_direct(&user), self.raw_of(&user, 0)) else { return };
-        if let Some(read_seq) = self.shown(&conv_id, &user) {
-            self.raws[device].act(Act::Ask(Request::Read { conv_id, read_seq }));
+        let (conv_id, device) = (self.known_direct(&user)?, self.raw_of(&user, 0)?);
+        let read_seq = self.shown(&conv_id, &user)?;
+        self.raws[device].act(Act::Ask(Request::Read { conv_id, read_seq }));
+        self.raws[device].wired.get().map(|(_, _, node)| node)
+    }
+
+    /// A node is taken for dead in the middle of a burst, goes on in the same conversation, and dies.
+    pub async fn burial(&mut self) {
+        let nodes = self.house.nodes();
+        if nodes < 2 || !self.is_calm() {
+            return;
         }
+        let user = self.person();
+        let Some((device, first)) = self.message_to(&user) else { return };
+        let Some((_, _, node)) = self.raws[device].wired.get() else { return };
+        let by = (node + self.rng.random_range(1..nodes)) % nodes;
+        self.note(&format!("node {node} is buried in a burst by {by}"));
+        self.tick("burials");
+        for burst in 0..3 {
+            for _ in 0..self.rng.random_range(1..=3) {
+                let send = self.message(first.to.clone());
+                self.say(device, send);
+            }
+            self.moments(3).await;
+            if burst == 1 || self.rng.random_bool(0.3) {
+                self.house.pause_store(node, true);
+                if self.house.take_over(by, Some(node)).await {
+                    self.tick("takeovers");
+                }
+                self.house.pause_store(node, false);
+                self.moments(2).await;
+            }
+        }
+        self.house.crash(node, false);
+        self.tick("kills");
     }
 
     /// More messages for a device that does not read than are kept, or than the window takes; perhaps time
@@ -216,9 +250,9 @@ impl Run {
             .filter_map(|device| device.client().cloned())
             .collect();
         self.raws[device].act(Act::Ask(Request::Recall { conv_id: conv_id.clone(), target }));
-        for _ in 0..3 {
-            self.moments(2).await;
-            if let Some(reader) = reader.filter(|_| self.rng.random_bool(0.5)) {
+        for _ in 0..6 {
+            self.moments(1).await;
+            if let Some(reader) = reader.filter(|_| self.rng.random_bool(0.3)) {
                 self.raws[reader].act(Act::Ask(Request::Read { conv_id: conv_id.clone(), read_seq: target }));
             }
             for client in clients.clone() {
