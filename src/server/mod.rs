@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{KeyError, Verifier};
+use crate::bus::{self, Bus, Identity};
 use crate::config::{Clock, Settings, TokenKey};
 use crate::engine::Engine;
 use crate::hub::Hub;
@@ -60,6 +61,9 @@ pub enum Error {
     /// A listener could not be made.
     #[error("{0}: {1}")]
     Listen(String, std::io::Error),
+    /// The bus cannot be used.
+    #[error("{0}")]
+    Bus(#[from] bus::nats::Error),
     /// The store could not be read when undone work was looked for.
     #[error("{0}")]
     Store(#[from] store::Error),
@@ -98,7 +102,29 @@ impl Parts {
         clock: Clock,
         incarnation: u64,
     ) -> Result<Self, Error> {
-        let hub = Arc::new(Hub::default());
+        let bus = match &settings.nats {
+            Some(address) => {
+                // The counters' recorder first: handles looked up before it exists would count nowhere.
+                metrics::handle();
+                let of_store = Arc::clone(&store);
+                let identity = Identity { node: incarnation, epoch: Arc::new(move || of_store.epoch()) };
+                bus::nats::connect(address, identity).await?
+            }
+            None => bus::alone(incarnation),
+        };
+        Self::assemble_on(bus, settings, store, verifier, clock).await
+    }
+
+    /// [`Parts::assemble`] for the node of this bus.
+    pub async fn assemble_on(
+        bus: Arc<dyn Bus>,
+        settings: &Settings,
+        store: Arc<dyn Store>,
+        verifier: Verifier,
+        clock: Clock,
+    ) -> Result<Self, Error> {
+        let incarnation = bus.node();
+        let hub = Arc::new(Hub::new(bus));
         let engine =
             Engine::new(Arc::clone(&store), Arc::clone(&hub), clock.clone(), settings.policy.clone(), incarnation);
         let recovered = engine.recover().await?;
