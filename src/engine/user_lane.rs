@@ -236,6 +236,7 @@ impl Inner {
             Some(inbox) => inbox,
             none => none.insert(Inbox::load(&*self.store, &work.user).await?),
         };
+        self.note_time(inbox.head);
         let mut draft = Draft::new(inbox.head, self.clock.now_ms());
         work.live.clear();
         work.answers.clear();

@@ -11,6 +11,7 @@
 
 mod accept;
 mod address;
+mod alive;
 mod drain;
 mod metrics;
 mod routes;
@@ -127,6 +128,8 @@ impl Parts {
         let hub = Arc::new(Hub::new(bus));
         let engine =
             Engine::new(Arc::clone(&store), Arc::clone(&hub), clock.clone(), settings.policy.clone(), incarnation);
+        // Its word before its first mark.
+        engine.renew().await?;
         let recovered = engine.recover().await?;
         if recovered > 0 {
             tracing::info!(conversations = recovered, "finished deliveries left undone");
@@ -154,6 +157,7 @@ struct Peer(SocketAddr);
 /// What all connections of a server share.
 struct House {
     sessions: Arc<session::Shared>,
+    engine: Engine,
     store: Arc<dyn Store>,
     hub: Arc<Hub>,
     allow_origin: Vec<String>,
@@ -184,6 +188,7 @@ impl Drop for Places {
 impl House {
     fn new(settings: &Settings, parts: Parts) -> Self {
         let stopping = CancellationToken::new();
+        let engine = parts.engine.clone();
         let sessions = session::Shared::new(
             parts.engine,
             Arc::clone(&parts.hub),
@@ -200,6 +205,7 @@ impl House {
         );
         Self {
             sessions: Arc::new(sessions),
+            engine,
             store: parts.store,
             hub: parts.hub,
             allow_origin: settings.allow_origin.clone(),
@@ -247,6 +253,11 @@ impl Server {
         let router = routes::router(Arc::clone(&house), page);
         house.tracker.spawn(accept::accept(Arc::clone(&house), listener, router, tls));
         house.tracker.spawn(tidy(house.stopping.clone()));
+        if !house.store.together() {
+            // Not tracked: what is under way there needs no end, another node does it as well.
+            tokio::spawn(alive::renew(Arc::downgrade(&house)));
+            tokio::spawn(alive::finish(Arc::downgrade(&house)));
+        }
         let (drain_spread, drain_deadline) = (settings.drain_spread, settings.drain_deadline);
         Ok(Handle { addr, metrics_addr, house, drain_spread, drain_deadline })
     }
