@@ -5,4 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs, unreachable_pub)]
 
 mod bus;
+#[path = "../server_suite/harness.rs"]
+#[allow(dead_code)]
+mod harness;
 mod nats;
+mod sessions;
