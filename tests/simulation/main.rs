@@ -23,6 +23,7 @@ mod model;
 mod plan;
 mod prompt;
 mod quiet;
+mod rough;
 mod run;
 mod scenes;
 
@@ -38,7 +39,7 @@ use run::Run;
 /// Seeds when nobody says how many.
 const SEEDS: u64 = 40;
 /// What must have happened at least once in a run of [`ENOUGH`] seeds: else the generator is blind.
-const MUST_HAPPEN: [&str; 46] = [
+const MUST_HAPPEN: [&str; 51] = [
     "burials",
     "buried alive",
     "changes",
@@ -50,6 +51,10 @@ const MUST_HAPPEN: [&str; 46] = [
     "fresh",
     "half open downwards",
     "half open upwards",
+    "hints",
+    "hints doubled",
+    "hints late",
+    "hints lost",
     "history",
     "jumps ahead",
     "jumps back",
@@ -64,6 +69,7 @@ const MUST_HAPPEN: [&str; 46] = [
     "resets",
     "resets in mid-session",
     "resumed",
+    "silent bus",
     "slow lines",
     "stubs shown",
     "syncs answered",

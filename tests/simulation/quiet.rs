@@ -39,6 +39,7 @@ impl Run {
 
     async fn mend_all(&mut self) {
         self.house.trouble(false);
+        self.house.silence(false);
         for node in 0..self.house.nodes() {
             self.house.pause(node, false);
             self.house.cut(node, false);

@@ -11,6 +11,7 @@ use rand::{Rng, SeedableRng};
 use crate::device::{Act, Raw, Real};
 use crate::house::{House, Setting};
 use crate::model::{Rules, Tally};
+use crate::rough::Hints;
 
 pub struct Run {
     pub rng: StdRng,
@@ -59,6 +60,7 @@ fn setting(seed: u64, rng: &mut StdRng) -> Setting {
         max_age_ms: 7 * 24 * 60 * 60 * 1000,
         token_ttl: Duration::from_secs([60, 3600, 1_000_000][rng.random_range(0..3)]),
         page_bytes: [300, 4_000, 256 * 1024][rng.random_range(0..3)],
+        hints: rng.random_bool(0.75).then(|| hints(rng)),
         flood: rng.random_bool(0.04),
     };
     if setting.flood {
@@ -69,6 +71,11 @@ fn setting(seed: u64, rng: &mut StdRng) -> Setting {
         setting.page_bytes = 256 * 1024;
     }
     setting
+}
+
+fn hints(rng: &mut StdRng) -> Hints {
+    let p = |rng: &mut StdRng| [0.0, 0.0, 0.1, 0.5][rng.random_range(0..4)];
+    Hints { lost_p: p(rng), late_p: p(rng), late_ms: [20, 5_000][rng.random_range(0..2)], doubled_p: p(rng) }
 }
 
 /// Tells which kinds of worlds were met.
@@ -207,6 +214,12 @@ impl Run {
             7 => {
                 self.note("all nodes are well");
                 self.mend();
+            }
+            8 if self.rng.random_bool(0.3) => {
+                let on = self.rng.random();
+                self.note(&format!("the bus is silent: {on}"));
+                self.tick("silent bus");
+                self.house.silence(on);
             }
             _ if self.house.setting().together => {}
             8 => {
