@@ -7,6 +7,7 @@
 //! | `part`, `peer`, `load` | one device under load; conducting many |
 //! | `oneone`, `group`, `crash` | loads made of them |
 //! | `catchup`, `crowd`, `idle`, `storm` | coming back, staying, coming back all at once |
+//! | `plan` | from the cost of one message to machines |
 //! | `replay` | real chat logs, and an oracle that says what every device must hold |
 //! | `stats` | figures: one JSON line on stdout, a table on stderr |
 //!
@@ -22,6 +23,7 @@ mod load;
 mod oneone;
 mod part;
 mod peer;
+mod plan;
 mod replay;
 mod server;
 mod stats;
@@ -71,6 +73,8 @@ enum Command {
     Storm(storm::Args),
     /// Kills and restarts the server under load.
     Crash(crash::Args),
+    /// Machines a number of users needs, by the formula of docs/capacity.md; runs nothing.
+    Plan(plan::Args),
 }
 
 #[expect(clippy::print_stderr, reason = "says what went wrong, to people")]
@@ -87,6 +91,9 @@ fn main() -> ExitCode {
 }
 
 fn start(cli: &Cli) -> Result<bool> {
+    if let Command::Plan(args) = &cli.command {
+        return plan::run(args).map(|()| false);
+    }
     let mut runtime = if cli.common.threads > 1 {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         builder.worker_threads(cli.common.threads);
@@ -140,5 +147,6 @@ async fn command(cli: &Cli, target: &mut Target, seed: u64) -> Result<Report> {
         Command::Idle(args) => idle::run(args, target).await,
         Command::Storm(args) => storm::run(args, target).await,
         Command::Crash(args) => crash::run(args, target, seed).await,
+        Command::Plan(_) => Err(anyhow!("a plan runs no server")),
     }
 }

@@ -11,6 +11,8 @@
 //! Must write the marker last. How it can hurt: large batches make group commits wait for the engine's
 //! writer; hence many modest ones.
 
+use std::time::Instant;
+
 use super::disk::{Batch, Sync};
 use super::keys;
 use super::overlay::lock;
@@ -94,6 +96,7 @@ fn checkpoint(shared: &Shared, progress: &mut Progress) -> Result<(), String> {
     if end.commit_no == progress.marked && progress.deleted == progress.marked {
         return Ok(());
     }
+    let begun = Instant::now();
     let mut writer = Writer::new(shared);
     for id in shared.overlay.dirty() {
         if shared.bell.stopped() {
@@ -108,6 +111,7 @@ fn checkpoint(shared: &Shared, progress: &mut Progress) -> Result<(), String> {
     progress.marked = end.commit_no;
     cut_journal(shared, progress)?;
     add(&shared.disk.stats.checkpoints, 1);
+    tracing::debug!(took = ?begun.elapsed(), records = end.commit_no, "checkpoint");
     Ok(())
 }
 
