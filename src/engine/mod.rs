@@ -16,7 +16,9 @@
 
 mod conversation_lane;
 mod devices;
+mod liveness;
 mod marks;
+mod notify;
 mod page;
 mod user_lane;
 
@@ -27,6 +29,7 @@ use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 
 use crate::config::{Clock, Policy};
+use crate::conversation::decide::Order;
 use crate::conversation::read;
 use crate::hub::Hub;
 use crate::planted::{Bug, planted};
@@ -35,6 +38,8 @@ use crate::store::{self, Store};
 use crate::timeline::{Attempts, Lanes, Pushed};
 
 pub use crate::conversation::Refusal;
+pub use liveness::Sights;
+pub use notify::{Notified, Recipients};
 pub use page::{Page, PageRead};
 
 use conversation_lane::{ConversationItem, ConversationLane, ConversationState};
@@ -89,6 +94,7 @@ pub(crate) struct Inner {
     conversations: Lanes<ConvId, ConversationItem, ConversationState>,
     users: Lanes<UserId, UserItem, crate::conversation::inbox::Inbox>,
     bursts: std::sync::atomic::AtomicU64,
+    liveness: liveness::Liveness,
 }
 
 impl Engine {
@@ -103,6 +109,7 @@ impl Engine {
             conversations: Lanes::new(LANES_KEPT),
             users: Lanes::new(LANES_KEPT),
             bursts: std::sync::atomic::AtomicU64::new(1),
+            liveness: liveness::Liveness::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -133,10 +140,7 @@ impl Engine {
     pub async fn take_over(&self, dead: impl Fn(u64) -> bool) -> store::Result<usize> {
         let marks: Vec<_> = self.inner.store.marks().await?.into_iter().filter(|mark| dead(mark.node)).collect();
         for mark in &marks {
-            let (done, wait) = oneshot::channel();
-            let item = ConversationItem::TakeOver { mark: mark.clone(), done };
-            self.inner.push_conversation(&mark.conversation, item);
-            let _ = wait.await;
+            self.finish_mark(mark.clone()).await;
         }
         Ok(marks.len())
     }
@@ -194,7 +198,8 @@ impl Engine {
         match lane_of(caller, &request) {
             Ok(Lane::Conversation(id)) => {
                 let (reply, answer) = oneshot::channel();
-                let item = ConversationItem::Request { caller: caller.user.clone(), request, reply };
+                let order = Order::Request(request);
+                let item = ConversationItem::Request { caller: caller.user.clone(), order, reply };
                 self.inner.push_conversation(&id, item);
                 Box::pin(wait_for(answer))
             }
@@ -220,6 +225,13 @@ enum Lane {
 
 /// Which way a request goes.
 fn lane_of(caller: &Caller, request: &Request) -> Result<Lane, Refusal> {
+    match request.conv_id() {
+        Some(id) if id.is_reserved() => return Err(Refusal::new(ErrorCode::NotFound)),
+        Some(id) if id.is_everybody() && !matches!(request, Request::History { .. }) => {
+            return Err(Refusal::new(ErrorCode::Forbidden));
+        }
+        _ => {}
+    }
     Ok(match request {
         Request::Send(send) => match &send.to {
             SendTo::Conv(id) => Lane::Conversation(id.clone()),
