@@ -13,6 +13,7 @@
 //! | [`config`] | what the operator decides; the clock |
 //! | [`store`] | logs advanced by compare-and-set: the trait, `embedded`, `sim`, the conformance suite |
 //! | [`timeline`] | lanes, drafts, certain outcomes: the only place that gives a sequence number |
+//! | [`bus`] | hints between nodes: nothing on one, NATS on several |
 //! | [`hub`] | which sessions a user has here, and the way to them |
 //! | [`conversation`] | rules: membership, rights, visibility, changes; answers that only read |
 //! | [`fanout`] | from a conversation's log into users' timelines, once and in order |
@@ -39,6 +40,8 @@
 pub mod audit;
 #[cfg(feature = "server")]
 pub mod auth;
+#[cfg(feature = "server")]
+pub mod bus;
 pub mod client;
 #[cfg(feature = "server")]
 pub mod config;
