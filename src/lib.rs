@@ -22,6 +22,7 @@
 //! | [`session`] | one socket, one cursor, one loop |
 //! | [`server`] | one port: WebSocket, health, metrics, page |
 //! | [`audit`] | looking into a store from beside: whether it agrees with itself, what it holds as text |
+//! | [`migrate`] | a whole store into another one |
 //! | [`client`] | the client library; usable without all of the above but `protocol` |
 //!
 //! # The two paths
@@ -53,6 +54,8 @@ pub mod engine;
 pub mod fanout;
 #[cfg(feature = "server")]
 pub mod hub;
+#[cfg(feature = "server")]
+pub mod migrate;
 #[doc(hidden)]
 pub mod planted;
 pub mod protocol;
