@@ -16,6 +16,7 @@
 
 mod conversation_lane;
 mod devices;
+mod liveness;
 mod marks;
 mod notify;
 mod page;
@@ -37,6 +38,7 @@ use crate::store::{self, Store};
 use crate::timeline::{Attempts, Lanes, Pushed};
 
 pub use crate::conversation::Refusal;
+pub use liveness::Sights;
 pub use notify::{Notified, Recipients};
 pub use page::{Page, PageRead};
 
@@ -92,6 +94,7 @@ pub(crate) struct Inner {
     conversations: Lanes<ConvId, ConversationItem, ConversationState>,
     users: Lanes<UserId, UserItem, crate::conversation::inbox::Inbox>,
     bursts: std::sync::atomic::AtomicU64,
+    liveness: liveness::Liveness,
 }
 
 impl Engine {
@@ -106,6 +109,7 @@ impl Engine {
             conversations: Lanes::new(LANES_KEPT),
             users: Lanes::new(LANES_KEPT),
             bursts: std::sync::atomic::AtomicU64::new(1),
+            liveness: liveness::Liveness::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -136,10 +140,7 @@ impl Engine {
     pub async fn take_over(&self, dead: impl Fn(u64) -> bool) -> store::Result<usize> {
         let marks: Vec<_> = self.inner.store.marks().await?.into_iter().filter(|mark| dead(mark.node)).collect();
         for mark in &marks {
-            let (done, wait) = oneshot::channel();
-            let item = ConversationItem::TakeOver { mark: mark.clone(), done };
-            self.inner.push_conversation(&mark.conversation, item);
-            let _ = wait.await;
+            self.finish_mark(mark.clone()).await;
         }
         Ok(marks.len())
     }
