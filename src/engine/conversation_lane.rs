@@ -19,6 +19,9 @@ use crate::timeline::{Decided, Draft, Lane, Pushed, commit_until_decided};
 
 /// Requests in one commit. More make the commit longer for the first without making it cheaper.
 const BATCH: usize = 64;
+/// Bytes of contents in one commit, unless one request alone has more: a database takes a few MiB in a batch,
+/// and one that it refuses for its size would be sent again for ever.
+const BATCH_BYTES: usize = 256 * 1024;
 /// Members up to which the deliveries go into the message's own commit; more go in a task of their
 /// own, so that nobody else's message waits behind them.
 const INLINE_MEMBERS: usize = 512;
@@ -61,6 +64,20 @@ impl ConversationItem {
             Self::Request { order, .. } => order.changes_membership(),
             _ => true,
         }
+    }
+
+    /// About how many bytes it brings into a commit.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Request { order, .. } => order.bytes(),
+            _ => 0,
+        }
+    }
+
+    /// Whether it may go into one commit with those taken before it.
+    fn joins(&self, taken: &[Self]) -> bool {
+        let bytes: usize = taken.iter().map(Self::bytes).sum();
+        !self.alone() && !taken.iter().any(Self::alone) && bytes + self.bytes() <= BATCH_BYTES
     }
 }
 
@@ -112,9 +129,7 @@ impl Outgoing {
 impl Inner {
     /// Drives the lane until its queue is empty.
     pub(super) async fn drive_conversation(self: Arc<Self>, id: ConvId, lane: Arc<ConversationLane>) {
-        while let Some((items, state)) =
-            lane.take(BATCH, |taken, next| !next.alone() && !taken.iter().any(ConversationItem::alone))
-        {
+        while let Some((items, state)) = lane.take(BATCH, |taken, next| next.joins(taken)) {
             let mut state = state.unwrap_or_default();
             let mut requests = Vec::with_capacity(items.len());
             for item in items {

@@ -19,6 +19,8 @@ use crate::timeline::{Decided, Draft, Lane, commit_again, commit_once};
 
 /// Items of one lane in one commit.
 const BATCH: usize = 256;
+/// Entries in one commit, unless one delivery alone has more: databases bound what a batch may hold.
+const BATCH_ENTRIES: usize = 4096;
 /// Pause before a store that could not be read is asked again.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -44,6 +46,16 @@ pub(super) enum UserItem {
 impl UserItem {
     pub(super) fn may_be_refused(&self) -> bool {
         matches!(self, Self::Request { receipted: false, .. } | Self::Hello { .. })
+    }
+
+    /// Entries it may bring into a commit.
+    fn entries(&self) -> usize {
+        if let Self::Deliver(delivery) = self { delivery.batch.entries.len() } else { 1 }
+    }
+
+    /// Whether it may go into one commit with those taken before it.
+    fn joins(&self, taken: &[Self]) -> bool {
+        taken.iter().map(Self::entries).sum::<usize>() + self.entries() <= BATCH_ENTRIES
     }
 
     pub(super) fn refuse(self, code: ErrorCode) {
@@ -118,7 +130,7 @@ impl Inner {
                 if !work.items.is_empty() {
                     return true;
                 }
-                match work.lane.take(BATCH, |_, _| true) {
+                match work.lane.take(BATCH, |taken, next| next.joins(taken)) {
                     Some((items, inbox)) => {
                         work.take_state(inbox, items);
                         true
