@@ -49,6 +49,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
         }
     };
     stores::wait_for(inspect(&*store, &wanted, &mut line))?.map_err(Failure::failed)?;
+    store.close().map_err(Failure::failed)?;
     printed
 }
 

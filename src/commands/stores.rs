@@ -22,7 +22,7 @@ pub(super) struct Opened {
 
 impl Opened {
     /// Opens what a server serves; a directory is made if it is not there.
-    pub(super) async fn open(choice: &StoreChoice, clock: &Clock) -> Result<Self, Failure> {
+    pub(super) async fn open(choice: &StoreChoice, buffer_kib: u32, clock: &Clock) -> Result<Self, Failure> {
         let clock = clock.clone();
         match choice {
             StoreChoice::Memory => {
@@ -31,7 +31,8 @@ impl Opened {
             }
             StoreChoice::Embedded(dir) => {
                 let dir = dir.clone();
-                let embedded = spawn_blocking(move || open_dir(&dir, &clock)).await.map_err(Failure::failed)??;
+                let options = embedded::Options::new(dir, clock).with_buffer(buffer_kib as usize * 1024);
+                let embedded = spawn_blocking(move || open_dir(options)).await.map_err(Failure::failed)??;
                 Ok(Self { store: embedded.clone(), embedded: Some(embedded) })
             }
         }
@@ -77,8 +78,8 @@ impl Opened {
 }
 
 /// A directory in use is the operator's to free; everything else is a failure.
-fn open_dir(dir: &Path, clock: &Clock) -> Result<Arc<Embedded>, Failure> {
-    Embedded::open(embedded::Options::new(dir, clock.clone())).map_err(|error| match error {
+fn open_dir(options: embedded::Options) -> Result<Arc<Embedded>, Failure> {
+    Embedded::open(options).map_err(|error| match error {
         OpenError::Locked(_) => Failure::Usage(error.to_string()),
         _ => Failure::failed(error),
     })
@@ -113,7 +114,7 @@ pub(super) fn dir_of(matches: &ArgMatches) -> Result<PathBuf, Failure> {
 pub(super) fn open_existing(dir: &Path) -> Result<Arc<Embedded>, Failure> {
     let is_empty = std::fs::read_dir(dir).map(|mut inside| inside.next().is_none());
     match is_empty {
-        Ok(false) => open_dir(dir, &Clock::system()),
+        Ok(false) => open_dir(embedded::Options::new(dir, Clock::system())),
         Ok(true) => Err(Failure::Failed(format!("{} holds no store", dir.display()))),
         Err(error) => Err(Failure::Failed(format!("{}: {error}", dir.display()))),
     }

@@ -15,6 +15,7 @@ pub(super) fn command() -> Command {
 pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let store = stores::open_existing(&stores::dir_of(matches)?)?;
     let report = stores::wait_for(verify(&*store))?.map_err(Failure::failed)?;
+    store.close().map_err(Failure::failed)?;
     if matches.get_flag("json") {
         print::line(serde_json::to_string(&report).map_err(Failure::failed)?)?;
     } else {

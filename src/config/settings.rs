@@ -74,6 +74,8 @@ pub struct Settings {
     pub listen: String,
     /// Where timelines are kept.
     pub store: StoreChoice,
+    /// Size of each write buffer of the embedded store: KiB.
+    pub store_buffer_kib: u32,
     /// How tokens are checked; `serve` refuses to start without.
     pub token_key: Option<TokenKey>,
     /// Allowed origins; empty: the same origin.
@@ -116,6 +118,7 @@ impl Settings {
         Ok(Self {
             listen: read.need("listen", host_port)?,
             store: read.need("store", store)?,
+            store_buffer_kib: read.need("store-buffer", positive)?,
             token_key: token_key(&read)?,
             allow_origin: read.all("allow-origin", origin)?,
             policy: policy(&read)?,
