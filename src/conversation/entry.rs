@@ -30,11 +30,13 @@ pub enum Kind {
     Created = 8,
     /// Title, attributes, or another change of the conversation as a whole.
     Changed = 9,
+    /// Something the application's server tells users.
+    Notification = 10,
 }
 
 impl Kind {
     pub(super) fn from_byte(byte: u8) -> Option<Self> {
-        const ALL: [Kind; 9] = [
+        const ALL: [Kind; 10] = [
             Kind::Message,
             Kind::Recall,
             Kind::Edit,
@@ -44,6 +46,7 @@ impl Kind {
             Kind::Role,
             Kind::Created,
             Kind::Changed,
+            Kind::Notification,
         ];
         ALL.into_iter().find(|kind| *kind as u8 == byte)
     }

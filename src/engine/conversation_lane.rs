@@ -7,13 +7,13 @@ use tokio::sync::oneshot;
 
 use super::user_lane::{UserItem, UserWork};
 use super::{Answer, Inner, Refusal};
-use crate::conversation::decide::{Desk, NotDecided, changes_membership};
+use crate::conversation::decide::{Desk, NotDecided, Order};
 use crate::conversation::entry::Appended;
 use crate::conversation::member::Member;
 use crate::conversation::state::{Conversation, Roster};
 use crate::fanout::{Batch, Delivery, Ledger, Progress, read_log};
 use crate::planted::{Bug, planted};
-use crate::protocol::{AnswerBody, ConvId, ErrorCode, Request, UserId};
+use crate::protocol::{AnswerBody, ConvId, ErrorCode, UserId};
 use crate::store::{Error, Mark, Span};
 use crate::timeline::{Decided, Draft, Lane, Pushed, commit_until_decided};
 
@@ -34,8 +34,8 @@ pub(super) type ConversationLane = Lane<ConversationItem, ConversationState>;
 /// What is queued in a conversation's lane.
 #[derive(Debug)]
 pub(super) enum ConversationItem {
-    /// A request of a client.
-    Request { caller: UserId, request: Request, reply: oneshot::Sender<Answer> },
+    /// A request of a client, or an order of the server API about him.
+    Request { caller: UserId, order: Order, reply: oneshot::Sender<Answer> },
     /// Deliveries have finished: note it down.
     Settle,
     /// Finish what a crash left undone (stores that commit together).
@@ -58,7 +58,7 @@ impl ConversationItem {
     /// Whether it must be decided in a commit of its own.
     fn alone(&self) -> bool {
         match self {
-            Self::Request { request, .. } => changes_membership(request),
+            Self::Request { order, .. } => order.changes_membership(),
             _ => true,
         }
     }
@@ -120,7 +120,7 @@ impl Inner {
             let mut requests = Vec::with_capacity(items.len());
             for item in items {
                 match item {
-                    ConversationItem::Request { caller, request, reply } => requests.push((caller, request, reply)),
+                    ConversationItem::Request { caller, order, reply } => requests.push((caller, order, reply)),
                     ConversationItem::Settle => {
                         state.settling = false;
                         self.settle(&id, &mut state).await;
@@ -179,7 +179,7 @@ impl Inner {
         self: &Arc<Self>,
         id: &ConvId,
         state: &mut ConversationState,
-        mut requests: Vec<(UserId, Request, oneshot::Sender<Answer>)>,
+        mut requests: Vec<(UserId, Order, oneshot::Sender<Answer>)>,
     ) {
         if planted(Bug::AbandonedRequestDropped) {
             requests.retain(|(_, _, reply)| !reply.is_closed());
@@ -195,7 +195,7 @@ impl Inner {
             let mut appended = Vec::new();
             let mut decisions = Vec::with_capacity(requests.len());
             let mut damaged = false;
-            for (caller, request, _) in &requests {
+            for (caller, order, _) in &requests {
                 let mut desk = Desk {
                     store: &*self.store,
                     policy: &self.policy,
@@ -203,7 +203,7 @@ impl Inner {
                     draft: &mut draft,
                     appended: &mut appended,
                 };
-                match desk.decide(caller, request).await {
+                match desk.decide(caller, order).await {
                     Ok(answer) => decisions.push(Ok(answer)),
                     Err(NotDecided::Refused(refusal)) => decisions.push(Err(refusal)),
                     Err(NotDecided::Store(error)) => {
@@ -251,7 +251,7 @@ impl Inner {
         self: &Arc<Self>,
         id: &ConvId,
         state: &mut ConversationState,
-        requests: Vec<(UserId, Request, oneshot::Sender<Answer>)>,
+        requests: Vec<(UserId, Order, oneshot::Sender<Answer>)>,
         decisions: Vec<Answer>,
     ) {
         for ((caller, _, reply), answer) in requests.into_iter().zip(decisions) {
@@ -335,7 +335,7 @@ impl Inner {
         draft: Draft,
         appended: Vec<Appended>,
         callers: Vec<UserId>,
-        requests: &mut Vec<(UserId, Request, oneshot::Sender<Answer>)>,
+        requests: &mut Vec<(UserId, Order, oneshot::Sender<Answer>)>,
         decisions: &mut Vec<Answer>,
     ) -> bool {
         let Some(outgoing) = self.outgoing(state, appended, callers) else { return true };
@@ -666,7 +666,7 @@ impl Inner {
 }
 
 /// Answers a request that would need what is damaged.
-fn refuse_damaged((_, _, reply): (UserId, Request, oneshot::Sender<Answer>)) {
+fn refuse_damaged((_, _, reply): (UserId, Order, oneshot::Sender<Answer>)) {
     let _ = reply.send(Err(Refusal::new(ErrorCode::Unavailable)));
 }
 

@@ -18,6 +18,7 @@ mod conversation_lane;
 mod devices;
 mod failure;
 mod marks;
+mod notify;
 mod page;
 mod user_lane;
 
@@ -28,6 +29,7 @@ use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 
 use crate::config::{Clock, Policy};
+use crate::conversation::decide::Order;
 use crate::conversation::read;
 use crate::hub::Hub;
 use crate::planted::{Bug, planted};
@@ -36,6 +38,7 @@ use crate::store::{self, Store};
 use crate::timeline::{Attempts, Lanes, Pushed};
 
 pub use crate::conversation::Refusal;
+pub use notify::{Notified, Recipients};
 pub use page::{Page, PageRead};
 
 use conversation_lane::{ConversationItem, ConversationLane, ConversationState};
@@ -205,7 +208,8 @@ impl Engine {
         match lane_of(caller, &request) {
             Ok(Lane::Conversation(id)) => {
                 let (reply, answer) = oneshot::channel();
-                let item = ConversationItem::Request { caller: caller.user.clone(), request, reply };
+                let order = Order::Request(request);
+                let item = ConversationItem::Request { caller: caller.user.clone(), order, reply };
                 self.inner.push_conversation(&id, item);
                 Box::pin(wait_for(answer))
             }
@@ -231,6 +235,13 @@ enum Lane {
 
 /// Which way a request goes.
 fn lane_of(caller: &Caller, request: &Request) -> Result<Lane, Refusal> {
+    match request.conv_id() {
+        Some(id) if id.is_reserved() => return Err(Refusal::new(ErrorCode::NotFound)),
+        Some(id) if id.is_everybody() && !matches!(request, Request::History { .. }) => {
+            return Err(Refusal::new(ErrorCode::Forbidden));
+        }
+        _ => {}
+    }
     Ok(match request {
         Request::Send(send) => match &send.to {
             SendTo::Conv(id) => Lane::Conversation(id.clone()),
