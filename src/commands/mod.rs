@@ -12,6 +12,7 @@ mod demo;
 mod inspect;
 mod print;
 mod restore;
+mod schema;
 mod serve;
 mod stores;
 mod token;
@@ -57,6 +58,7 @@ const COMMANDS: &[Entry] = &[
     Entry { command: serve::command, run: serve::run },
     Entry { command: demo::command, run: demo::run },
     Entry { command: token::command, run: token::run },
+    Entry { command: schema::command, run: schema::run },
     Entry { command: inspect::command, run: inspect::run },
     Entry { command: verify::command, run: verify::run },
     Entry { command: backup::command, run: backup::run },

@@ -10,7 +10,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::options::{Given, Options};
-use super::{Error, Policy, Secret, duration};
+use super::{CqlTarget, Error, Policy, Secret, duration};
 use crate::protocol::limits;
 
 /// Where timelines are kept.
@@ -18,6 +18,8 @@ use crate::protocol::limits;
 pub enum StoreChoice {
     /// In a directory, by this process only.
     Embedded(PathBuf),
+    /// In ScyllaDB or Cassandra, by any number of processes.
+    Cql(CqlTarget),
     /// In memory: gone with the process.
     Memory,
 }
@@ -239,7 +241,7 @@ fn store(text: &str) -> Result<StoreChoice, String> {
     match text.split_once(':') {
         Some(("embedded", dir)) if !dir.is_empty() => Ok(StoreChoice::Embedded(PathBuf::from(dir))),
         Some(("memory", "")) => Ok(StoreChoice::Memory),
-        Some(("cql", _)) => Err("the CQL store is not in this build yet".to_owned()),
+        Some(("cql", rest)) => CqlTarget::parse(rest).map(StoreChoice::Cql),
         _ => Err("not embedded:DIR, memory: or cql://HOST:PORT,.../KEYSPACE".to_owned()),
     }
 }

@@ -38,6 +38,7 @@
 //! one that answers `Conflict` for an attempt that can still land doubles them.
 
 pub mod conformance;
+pub mod cql;
 pub mod embedded;
 pub mod sim;
 
@@ -279,7 +280,8 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<(RowKey, Bytes)>>>;
 
-    /// Timelines that exist, ascending, after the given one; for `verify`, `inspect`, `migrate`.
+    /// Timelines that exist, each once, in an order of the store's own that does not change, after the
+    /// given one (one that was listed before); for `verify`, `inspect`, `migrate`.
     fn timelines<'a>(&'a self, after: Option<TimelineId>, limit: usize) -> BoxFuture<'a, Result<Vec<TimelineId>>>;
 
     /// Stores that commit together: conversations whose `fanned` is below their head.
