@@ -10,6 +10,7 @@ mod backup;
 mod control;
 mod demo;
 mod inspect;
+mod migrate;
 mod print;
 mod restore;
 mod schema;
@@ -63,6 +64,7 @@ const COMMANDS: &[Entry] = &[
     Entry { command: verify::command, run: verify::run },
     Entry { command: backup::command, run: backup::run },
     Entry { command: restore::command, run: restore::run },
+    Entry { command: migrate::command, run: migrate::run },
 ];
 
 /// Runs the command named on the command line.

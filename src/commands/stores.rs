@@ -113,7 +113,7 @@ fn counters_of_cql(cql: &Cql) -> [(&'static str, u64); 10] {
 }
 
 /// A database that is not there may come; everything else is the operator's to change.
-async fn open_cql(target: &CqlTarget, policy: &Policy) -> Result<Arc<Cql>, Failure> {
+pub(super) async fn open_cql(target: &CqlTarget, policy: &Policy) -> Result<Arc<Cql>, Failure> {
     let options = cql::Options::new(target.clone(), Clock::system(), policy);
     Cql::open(options).await.map_err(cql_failure)
 }

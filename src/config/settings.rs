@@ -78,6 +78,8 @@ pub struct Settings {
     pub store: StoreChoice,
     /// Size of each write buffer of the embedded store: KiB.
     pub store_buffer_kib: u32,
+    /// The bus between nodes, `nats://host:port`; none: one node.
+    pub nats: Option<String>,
     /// How tokens are checked; `serve` refuses to start without.
     pub token_key: Option<TokenKey>,
     /// Allowed origins; empty: the same origin.
@@ -121,6 +123,7 @@ impl Settings {
             listen: read.need("listen", host_port)?,
             store: read.need("store", store)?,
             store_buffer_kib: read.need("store-buffer", positive)?,
+            nats: nats(&read)?,
             token_key: token_key(&read)?,
             allow_origin: read.all("allow-origin", origin)?,
             policy: policy(&read)?,
@@ -136,6 +139,15 @@ impl Settings {
             drain_deadline: Duration::from_secs(10),
         })
     }
+}
+
+/// A bus joins nodes that share a store; other stores are of one process only.
+fn nats(read: &Reader<'_>) -> Result<Option<String>, Error> {
+    let shared = matches!(read.need("store", store)?, StoreChoice::Cql(_));
+    read.get("nats", |text| match text_of(text)? {
+        _ if !shared => Err("only nodes on a cql:// store need a bus: remove it, or correct --store".to_owned()),
+        text => Ok(text.to_owned()),
+    })
 }
 
 fn policy(read: &Reader<'_>) -> Result<Policy, Error> {

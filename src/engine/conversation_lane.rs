@@ -151,6 +151,7 @@ impl Inner {
                 }
             };
             let head = conversation.head;
+            self.note_time(head);
             let complete = if self.store.together() { head.fanned } else { head.position.seq };
             state.ledger.get_or_insert_with(|| Ledger::new(complete));
             state.conversation = Some(conversation);

@@ -17,6 +17,7 @@
 mod conversation_lane;
 mod devices;
 mod failure;
+mod liveness;
 mod marks;
 mod notify;
 mod page;
@@ -38,6 +39,7 @@ use crate::store::{self, Store};
 use crate::timeline::{Attempts, Lanes, Pushed};
 
 pub use crate::conversation::Refusal;
+pub use liveness::Sights;
 pub use notify::{Notified, Recipients};
 pub use page::{Page, PageRead};
 
@@ -95,6 +97,7 @@ pub(crate) struct Inner {
     bursts: std::sync::atomic::AtomicU64,
     damage: failure::DamageLog,
     broken: failure::Broken,
+    liveness: liveness::Liveness,
 }
 
 impl Engine {
@@ -111,6 +114,7 @@ impl Engine {
             bursts: std::sync::atomic::AtomicU64::new(1),
             damage: failure::DamageLog::default(),
             broken: failure::Broken::default(),
+            liveness: liveness::Liveness::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -141,10 +145,7 @@ impl Engine {
     pub async fn take_over(&self, dead: impl Fn(u64) -> bool) -> store::Result<usize> {
         let marks: Vec<_> = self.inner.store.marks().await?.into_iter().filter(|mark| dead(mark.node)).collect();
         for mark in &marks {
-            let (done, wait) = oneshot::channel();
-            let item = ConversationItem::TakeOver { mark: mark.clone(), done };
-            self.inner.push_conversation(&mark.conversation, item);
-            let _ = wait.await;
+            self.finish_mark(mark.clone()).await;
         }
         Ok(marks.len())
     }

@@ -296,6 +296,14 @@ pub trait Store: Send + Sync + 'static {
     /// All marks.
     fn marks(&self) -> BoxFuture<'_, Result<Vec<Mark>>>;
 
+    /// For `migrate`: lets a timeline that nobody has written stand at `head`, without the entries up to
+    /// there (its floor is its number). Durable when `Applied`; `Conflict`: somebody has written it.
+    fn begin_at(&self, timeline: TimelineId, head: Head) -> BoxFuture<'_, Result<Outcome>> {
+        let _ = (timeline, head);
+        let refused = Error::Unavailable("nothing can be migrated into this store".to_owned());
+        futures::future::ready(Err(refused)).boxed()
+    }
+
     /// Says that the node of this incarnation is alive; the word holds for `ttl` by the store's clock. A
     /// store of one process has no other nodes and forgets it.
     fn renew_node(&self, node: u64, ttl: Duration) -> BoxFuture<'_, Result<()>> {

@@ -13,6 +13,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message as Frame;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
@@ -175,6 +176,9 @@ pub struct Raw {
     pub held: Arc<Mutex<Held>>,
     pub wired: Wired,
     acts: Option<mpsc::UnboundedSender<Act>>,
+    /// It reads again, or acknowledges late, for all we know until then.
+    lags_until: Option<Instant>,
+    lazy: bool,
     task: Option<JoinHandle<()>>,
 }
 
@@ -182,7 +186,7 @@ impl Raw {
     pub fn new(user: &UserId, id: &str) -> Self {
         let id = DeviceId::parse(id).expect("a name");
         let (held, wired) = (Arc::default(), Wired::default());
-        Self { user: user.clone(), id, held, wired, acts: None, task: None }
+        Self { user: user.clone(), id, held, wired, acts: None, lags_until: None, lazy: false, task: None }
     }
 
     pub fn is_connected(&self) -> bool {
@@ -197,6 +201,16 @@ impl Raw {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether it is its own fault when it is behind.
+    pub fn may_lag(&self) -> bool {
+        self.lazy || self.lags_until.is_some_and(|until| Instant::now() < until + Duration::from_secs(3))
+    }
+
+    pub fn stall(&mut self, time: Duration) {
+        self.lags_until = Some(self.lags_until.unwrap_or(Instant::now()).max(Instant::now()) + time);
+        self.act(Act::Stall(time));
+    }
+
     pub fn act(&self, act: Act) {
         if let Some(acts) = &self.acts {
             let _ = acts.send(act);
@@ -206,6 +220,7 @@ impl Raw {
     /// Connects to a node with this cursor. `lazy`: acknowledges only what it must.
     pub fn connect(&mut self, house: &House, node: usize, cursor: Option<Cursor>, lazy: bool) {
         self.kill();
+        (self.lags_until, self.lazy) = (None, lazy);
         let Ok((stream, conn, line)) = house.dial(node, &self.user, &self.id) else { return };
         self.wired.set(conn, line, node);
         let (acts, queue) = mpsc::unbounded_channel();
@@ -270,7 +285,19 @@ impl Life {
         let mut request = "ws://everline.test/v1/ws".into_client_request()?;
         let protocol = SUBPROTOCOL.parse().expect("a header's value");
         request.headers_mut().insert("Sec-WebSocket-Protocol", protocol);
-        let (mut socket, _) = tokio_tungstenite::client_async(request, stream).await?;
+        let (socket, _) = tokio_tungstenite::client_async(request, stream).await?;
+        // Written by a task of its own: who waits for room to write, reads all the same.
+        let (mut sink, mut socket) = socket.split();
+        let (out, mut queued) = mpsc::unbounded_channel::<Frame>();
+        let mut writer = tokio::task::JoinSet::new();
+        writer.spawn(async move {
+            while let Some(frame) = queued.recv().await {
+                let last = matches!(frame, Frame::Close(_));
+                if sink.send(frame).await.is_err() || last {
+                    return;
+                }
+            }
+        });
         let cursor = self.held().cursor.clone();
         let hello = Hello {
             id: self.next_id(),
@@ -280,7 +307,7 @@ impl Life {
             conversations: Default::default(),
             client: None,
         };
-        socket.send(Frame::text(ClientFrame::Hello(hello).to_json())).await?;
+        let _ = out.send(Frame::text(ClientFrame::Hello(hello).to_json()));
         loop {
             let answer = tokio::select! {
                 biased;
@@ -301,7 +328,7 @@ impl Life {
                         self.ack(true)
                     }
                     Some(Act::Quit) | None => {
-                        socket.close(None).await?;
+                        let _ = out.send(Frame::Close(None));
                         None
                     }
                 },
@@ -313,7 +340,7 @@ impl Life {
                 },
             };
             if let Some(frame) = answer {
-                socket.send(Frame::text(frame.to_json())).await?;
+                let _ = out.send(Frame::text(frame.to_json()));
             }
         }
     }

@@ -40,6 +40,8 @@ pub struct Setting {
     pub max_age_ms: u64,
     pub token_ttl: Duration,
     pub page_bytes: usize,
+    /// Once more messages come than any queue holds.
+    pub flood: bool,
 }
 
 /// One node: what is shared by its sessions, and its switches.

@@ -69,6 +69,7 @@ impl Model {
             let sync = stored.syncs.get(user).unwrap_or(&empty);
             let known = self.judge_sync(user, sync, stored, &mut wrong);
             self.judge_duties(user, &known, &mut wrong);
+            self.judge_receipts(user, sync, &known, &mut wrong);
             self.judge_leaks(user, stored, &mut wrong);
         }
         self.judge_refusals(stored, &mut wrong);
@@ -199,6 +200,25 @@ impl Model {
             }
         }
         known
+    }
+
+    /// Who has read in a direct conversation, has told the other.
+    fn judge_receipts(&self, user: &UserId, sync: &Sync, known: &BTreeMap<u64, Item>, wrong: &mut Vec<String>) {
+        let forgotten = (1..=sync.floor).any(|seq| !known.contains_key(&seq));
+        for (reader, person) in self.people.iter().filter(|(reader, _)| !forgotten && *reader != user) {
+            let conv = ConvId::direct(user, reader);
+            let Some(read) = person.read.get(&conv) else { continue };
+            let told = known.values().filter_map(|item| match item {
+                Item::Own(Event::Receipt { conv_id, user_id, read_seq }) if *conv_id == conv && user_id == reader => {
+                    Some(*read_seq)
+                }
+                _ => None,
+            });
+            let told = told.max().unwrap_or_default();
+            if told < *read {
+                wrong.push(format!("{user}: {reader} has read {read} of {conv}, the receipt says {told}"));
+            }
+        }
     }
 
     /// After an answer the same user sees its effect on any device.

@@ -87,6 +87,12 @@ impl Line {
         self.delay(0);
     }
 
+    /// Whether nothing is wrong with it.
+    pub fn is_sound(&self) -> bool {
+        let late = self.delay_ms.load(Ordering::Relaxed) > 0;
+        !self.is_cut() && !self.up.is_shut() && !self.down.is_shut() && !late
+    }
+
     async fn end(&self) {
         wait(&self.cut_now, || self.is_cut()).await;
     }

@@ -168,7 +168,18 @@ impl Run {
     fn send(&mut self, user: &UserId, conv_id: ConvId) -> Request {
         let other = self.person();
         let to = if other != *user && self.rng.random_bool(0.15) { SendTo::User(other) } else { SendTo::Conv(conv_id) };
-        Request::Send(Send { to, client_msg_id: self.id("m"), body: self.body(), reply_to: None, mentions: vec![] })
+        Request::Send(self.message(to))
+    }
+
+    pub fn message(&mut self, to: SendTo) -> Send {
+        Send { to, client_msg_id: self.id("m"), body: self.body(), reply_to: None, mentions: vec![] }
+    }
+
+    /// A direct conversation of this user.
+    pub fn known_direct(&self, user: &UserId) -> Option<ConvId> {
+        let model = self.house.model();
+        let mine = |conv: &ConvId| conv.direct_members().is_some_and(|(one, other)| one == *user || other == *user);
+        model.logs.keys().find(|conv| mine(conv)).cloned()
     }
 
     /// One of the user's messages once more, as it was.

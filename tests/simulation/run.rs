@@ -22,9 +22,14 @@ pub struct Run {
     pub count: u64,
     /// Steps to go; a smaller number is a prefix of the same story.
     pub left: usize,
+    /// There was a flood already; one is dear enough.
+    pub flooded: bool,
 }
 
-fn ms(ms: u64) -> Duration {
+/// Real and raw devices of a user.
+const KINDS: [(usize, usize); 5] = [(1, 1), (2, 0), (2, 1), (1, 0), (0, 1)];
+
+pub fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
@@ -43,7 +48,7 @@ fn setting(seed: u64, rng: &mut StdRng) -> Setting {
     }
     let rules =
         Rules { max_entries: [15, 30, 60, 1000][rng.random_range(0..4)], window: [8, 40, 500][rng.random_range(0..3)] };
-    Setting {
+    let mut setting = Setting {
         seed,
         together,
         nodes,
@@ -53,7 +58,16 @@ fn setting(seed: u64, rng: &mut StdRng) -> Setting {
         max_age_ms: 7 * 24 * 60 * 60 * 1000,
         token_ttl: Duration::from_secs([60, 3600, 1_000_000][rng.random_range(0..3)]),
         page_bytes: [300, 4_000, 256 * 1024][rng.random_range(0..3)],
+        flood: rng.random_bool(0.04),
+    };
+    if setting.flood {
+        // What the flood needs to show anything.
+        (setting.together, setting.nodes, setting.heartbeat) = (true, 1, ms(25_000));
+        setting.faults = Faults { latency: ms(0)..ms(5), lose_unsynced: true, ..Faults::none() };
+        setting.rules = Rules { max_entries: 1000, window: 500 };
+        setting.page_bytes = 256 * 1024;
     }
+    setting
 }
 
 /// Tells which kinds of worlds were met.
@@ -82,13 +96,13 @@ impl Run {
             (0..rng.random_range(2..=4)).map(|n| UserId::parse(&format!("u{n}")).expect("a name")).collect();
         let (mut reals, mut raws) = (Vec::new(), Vec::new());
         for user in &people {
-            let kinds = [(1, 1), (2, 0), (2, 1), (1, 0), (0, 1)][rng.random_range(0..5)];
+            let kinds = if house.setting().flood { [(1, 1); 5] } else { KINDS }[rng.random_range(0..5)];
             reals.extend((0..kinds.0).map(|n| Real::new(user, &format!("real{n}"), rng.random())));
             raws.extend((0..kinds.1).map(|n| Raw::new(user, &format!("raw{n}"))));
         }
         let left = rng.random_range(20..90);
         let left = steps.map_or(left, |steps| steps.min(left));
-        Self { rng, house, people, reals, raws, count: 0, left }
+        Self { rng, house, people, reals, raws, count: 0, left, flooded: false }
     }
 
     pub fn tally(&self) -> Tally {
@@ -120,7 +134,7 @@ impl Run {
             self.house.trouble(true);
             for _ in 0..each.min(self.left) {
                 self.left -= 1;
-                self.step().await;
+                self.step().await?;
                 self.sound()?;
             }
             self.quiet().await?;
@@ -128,12 +142,14 @@ impl Run {
         Ok(())
     }
 
-    async fn step(&mut self) {
+    async fn step(&mut self) -> Result<(), String> {
         match self.rng.random_range(0..100) {
             0..12 => self.hurt().await,
             12..20 => self.hurt_line(),
             20..34 => self.come_and_go().await,
             34..36 => self.time_passes(),
+            36..38 => self.under_fire().await?,
+            38..46 => self.flood().await?,
             _ => {
                 for _ in 0..[1, 1, 2, 5][self.rng.random_range(0..4)] {
                     self.someone_asks();
@@ -148,6 +164,7 @@ impl Run {
         } else {
             tokio::time::sleep(Duration::from_micros(self.rng.random_range(0..wait * 1000))).await;
         }
+        Ok(())
     }
 
     /// Something happens to a node.
@@ -276,7 +293,7 @@ impl Run {
         match self.rng.random_range(0..8) {
             0 => device.kill(),
             1 => device.act(Act::Quit),
-            2 => device.act(Act::Stall(ms(self.rng.random_range(1..20_000)))),
+            2 => device.stall(ms(self.rng.random_range(1..20_000))),
             3 if device.is_connected() => {
                 if let Some(cursor) = device.cursor() {
                     device.act(Act::Sync(self.rng.random_range(0..=cursor.seq)));

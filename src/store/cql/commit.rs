@@ -17,7 +17,7 @@ use super::place::{Place, Sight, partition};
 use super::session::{one_line, surely_nothing_happened};
 use super::stats::add;
 use super::values::{Bound, ERASURE, Key, big};
-use crate::store::{Commit, Head, Outcome, Position, RowWrite, TimelineId};
+use crate::store::{Commit, Head, Outcome, Position, Result, RowWrite, TimelineId};
 
 /// Tries under other conditions before a commit is called unknown.
 const TRIES: usize = 5;
@@ -117,15 +117,53 @@ struct Attempt<'a> {
     conversation: bool,
 }
 
+/// Lets a timeline that nobody has written begin at a head.
+pub(super) async fn begin_at(inner: Arc<Inner>, timeline: TimelineId, head: Head) -> Result<Outcome> {
+    let place = inner.locate(&timeline, Sight::Serial).await?;
+    if place.exists {
+        return Ok(Outcome::Conflict(place.head));
+    }
+    let commit = Commit {
+        timeline,
+        expected: place.head.position,
+        term: head.position.term,
+        attempt: crate::store::Attempt::default(),
+        entries: Vec::new(),
+        rewrite: Vec::new(),
+        rows: Vec::new(),
+        floor: head.floor,
+        fanned: head.fanned,
+    };
+    let after = Place { head, base: head.position.seq, ..after(&commit, &place, true) };
+    let outcome = match Attempt::towards(&inner, &commit, &place, after).send(&inner).await {
+        Sent::Applied => {
+            inner.places.insert(commit.timeline.clone(), after);
+            Outcome::Applied
+        }
+        // Whoever asks again sees what stands there.
+        Sent::Refused | Sent::Unknown(_) | Sent::Impossible(_) => {
+            forget(&inner, &commit.timeline, &place);
+            Outcome::Unknown
+        }
+    };
+    Ok(outcome)
+}
+
 impl<'a> Attempt<'a> {
     fn build(inner: &Inner, commit: &'a Commit, place: &Place) -> Self {
+        let opens = !place.exists || place.sealed;
+        Self::towards(inner, commit, place, after(commit, place, opens))
+    }
+
+    /// One after which the timeline stands at `after`.
+    fn towards(inner: &Inner, commit: &'a Commit, place: &Place, after: Place) -> Self {
         let conversation = matches!(commit.timeline, TimelineId::Conversation(_));
         let opens = !place.exists || place.sealed;
         let mut this = Self {
             batch: Batch::new(BatchType::Unlogged),
             values: Vec::new(),
             bytes: 0,
-            after: after(commit, place, opens),
+            after,
             opens,
             erasures: false,
             conversation,
@@ -283,7 +321,7 @@ fn after(commit: &Commit, place: &Place, opens: bool) -> Place {
 /// What a conditional batch was answered. The two servers answer differently in number of rows and
 /// columns: only the column `[applied]` counts, by name, in every row.
 fn applied(answer: QueryResult) -> Sent {
-    let read = || -> Result<bool, String> {
+    let read = || -> std::result::Result<bool, String> {
         let rows = answer.into_rows_result().map_err(|error| one_line(&error))?;
         let (place, _) = rows.column_specs().get_by_name("[applied]").ok_or("an answer without [applied]")?;
         let mut all = rows.rows_num() > 0;

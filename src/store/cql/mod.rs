@@ -310,6 +310,10 @@ impl Store for Cql {
         self.inner.marks().boxed()
     }
 
+    fn begin_at(&self, timeline: TimelineId, head: Head) -> BoxFuture<'_, Result<Outcome>> {
+        commit::begin_at(Arc::clone(&self.inner), timeline, head).boxed()
+    }
+
     fn renew_node(&self, node: u64, ttl: Duration) -> BoxFuture<'_, Result<()>> {
         self.inner.renew_node(node, ttl).boxed()
     }

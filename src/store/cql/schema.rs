@@ -50,6 +50,20 @@ pub async fn apply(target: &CqlTarget, new_epoch: bool) -> Result<String, OpenEr
     read(&session, target, "epoch").await?.ok_or_else(|| OpenError::Refused("the epoch was not stored".to_owned()))
 }
 
+/// Names the data as those of another store are named, which are about to be copied here.
+///
+/// # Errors
+/// One line: unreachable, or refused by the database.
+pub async fn set_epoch(target: &CqlTarget, epoch: &str) -> Result<(), OpenError> {
+    if !epoch.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
+        return Err(OpenError::Refused("an epoch of other characters than letters, digits, - _ .".to_owned()));
+    }
+    let session = connect(target, DDL_TIMEOUT).await?.session;
+    let meta = format!("{}.meta", target.keyspace);
+    run(&session, target, &format!("UPDATE {meta} SET value = '{epoch}' WHERE key = 'epoch' IF EXISTS")).await?;
+    Ok(())
+}
+
 /// Whether the keyspace can be served, and its epoch.
 pub(super) async fn check(session: &Session, target: &CqlTarget) -> Result<String, OpenError> {
     let keyspace = &target.keyspace;
