@@ -113,6 +113,7 @@ fn start(cli: &Cli) -> Result<bool> {
 async fn run(cli: &Cli, seed: u64) -> Result<bool> {
     let flags = match &cli.command {
         Command::Replay(args) => args.server_flags(),
+        Command::Crash(args) => args.server_flags(),
         _ => Vec::new(),
     };
     let mut target = Target::new(&cli.common, &flags).await?;
