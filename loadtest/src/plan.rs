@@ -156,10 +156,7 @@ impl Plan {
             messages_a_second: messages,
             connections,
             nodes_by_processor: machines(busy_us / 1e6, args.cores * args.fill),
-            nodes_by_memory: machines(
-                connections * args.connection_kib / 1024.0 / 1024.0,
-                args.memory_gib * args.fill,
-            ),
+            nodes_by_memory: machines(connections * args.connection_kib / 1024.0 / 1024.0, args.memory_gib * args.fill),
             database_by_rounds: machines(messages * cost.rounds, args.rounds_per_core * args.cores * args.fill),
             database_by_disk: machines(stored_tb, args.disk_tb / 2.0),
             stored_tb,

@@ -13,6 +13,17 @@ use futures::FutureExt;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
+/// Where a history is to be played.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stage {
+    /// A simulated store, in paused time.
+    Simulated,
+    /// The embedded store.
+    Directory,
+    /// A keyspace of its own at these hosts.
+    Keyspace(String),
+}
+
 #[derive(Clone)]
 pub enum Place {
     Sim(Sim),
@@ -52,11 +63,19 @@ pub struct Directory {
 const EVERYTHING: usize = 1 << 20;
 
 impl Place {
-    pub fn simulated(seed: u64, clock: Clock, together: bool) -> Self {
+    pub fn new(stage: &Stage, seed: u64, clock: Clock, together: bool) -> Self {
+        match stage {
+            Stage::Simulated => Self::simulated(seed, clock, together),
+            Stage::Directory => Self::directory(clock),
+            Stage::Keyspace(hosts) => Self::keyspace(hosts, clock),
+        }
+    }
+
+    fn simulated(seed: u64, clock: Clock, together: bool) -> Self {
         Self::Sim(Sim::new(SimOptions { seed, clock, together, faults: Faults::none() }))
     }
 
-    pub fn directory(clock: Clock) -> Self {
+    fn directory(clock: Clock) -> Self {
         let dir = TempDir::new().expect("a place for files");
         let place = Directory { dir, clock, store: std::sync::Mutex::default() };
         place.open();
@@ -64,7 +83,7 @@ impl Place {
     }
 
     /// A new keyspace.
-    pub fn keyspace(hosts: &str, clock: Clock) -> Self {
+    fn keyspace(hosts: &str, clock: Clock) -> Self {
         let name = format!("property_{:016x}", rand::random::<u64>());
         let target = CqlTarget::parse(&format!("//{hosts}/{name}?replication=1")).expect("an address");
         let usual = everline::store::cql::Options::new(target.clone(), clock, &Policy::default());
@@ -82,9 +101,8 @@ impl Place {
         matches!(self, Self::Directory(_))
     }
 
-    /// Time is real here, not the test's.
-    pub fn is_real(&self) -> bool {
-        !matches!(self, Self::Sim(_))
+    pub fn is_keyspace(&self) -> bool {
+        matches!(self, Self::Keyspace(_))
     }
 
     /// The store as another node uses it; and its switches, if it has any.
@@ -224,4 +242,3 @@ impl Directory {
         *self.store.lock().expect("whole") = Some(opened);
     }
 }
-
