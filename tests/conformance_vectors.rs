@@ -4,7 +4,7 @@
 //! Only what the files say is checked: a vector that is wrong has to be mended there, for everybody.
 
 #![cfg(feature = "server")]
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, missing_docs)]
 
 mod client_fake;
 #[allow(dead_code, reason = "shared with the server's own tests")]
