@@ -17,7 +17,7 @@ use super::member::Member;
 use super::rows::{self, Info};
 use super::state::Conversation;
 use crate::config::Policy;
-use crate::protocol::{AnswerBody, ErrorCode, Event, Request, UserId};
+use crate::protocol::{AnswerBody, Body, ErrorCode, Event, Request, UserId};
 use crate::store::{self, RowKey, Span, Store};
 use crate::timeline::Draft;
 
@@ -93,6 +93,19 @@ impl Order {
                 matches!(request, Create { .. } | Invite { .. } | Remove { .. } | Leave { .. })
             }
             Self::Notify(_) => false,
+        }
+    }
+
+    /// Bytes of the contents it brings along.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Request(Request::Send(send)) => send.body.len(),
+            Self::Request(Request::Edit { body, .. }) => body.len(),
+            Self::Request(Request::Create { attributes, .. } | Request::Update { attributes, .. }) => {
+                attributes.as_ref().map_or(0, Body::len)
+            }
+            Self::Request(_) => 0,
+            Self::Notify(notice) => notice.body.len(),
         }
     }
 }
