@@ -24,7 +24,7 @@ const APPENDERS: usize = 48;
 /// The run ends when so many outcomes were unknown ...
 const UNKNOWN: u64 = 2000;
 /// ... or after this, and then too few is a failure.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_secs(150);
 
 fn timelines() -> Vec<TimelineId> {
     let conversations = ["g:one", "g:two", "g:three"].map(|id| TimelineId::Conversation(ConvId::parse(id).unwrap()));
