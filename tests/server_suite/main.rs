@@ -8,6 +8,7 @@ mod flow;
 mod handshake;
 mod harness;
 mod hello;
+mod hostile;
 mod process;
 mod random;
 mod requests;
