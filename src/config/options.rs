@@ -47,6 +47,7 @@ pub(super) const OPTIONS: &[Spec] = &[
     ),
     unset("jwt-secret", "SECRET", "Secret of client tokens (HS256); this or --jwt-public-key is needed"),
     unset("jwt-public-key", "FILE", "Public key of client tokens, PEM (RS256, ES256 or EdDSA)"),
+    many("api-key", "KEY", "Key of the server API under /v1/api, repeatable [default: no API]"),
     many("allow-origin", "ORIGIN", "Web origins that may connect, repeatable [default: same origin]"),
     one("sync-max-entries", "1000", "N", "Entries kept in a user's sync timeline"),
     one("sync-max-age", "7d", "DURATION", "How long they are kept"),

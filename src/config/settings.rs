@@ -76,6 +76,8 @@ pub struct Settings {
     pub store: StoreChoice,
     /// How tokens are checked; `serve` refuses to start without.
     pub token_key: Option<TokenKey>,
+    /// Keys of the server API; none: there is no API.
+    pub api_keys: Vec<Secret>,
     /// Allowed origins; empty: the same origin.
     pub allow_origin: Vec<String>,
     /// Rules of timelines and conversations.
@@ -117,6 +119,7 @@ impl Settings {
             listen: read.need("listen", host_port)?,
             store: read.need("store", store)?,
             token_key: token_key(&read)?,
+            api_keys: read.all("api-key", |text| text_of(text).map(Secret::new))?,
             allow_origin: read.all("allow-origin", origin)?,
             policy: policy(&read)?,
             session: session(&read)?,

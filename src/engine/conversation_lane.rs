@@ -7,8 +7,8 @@ use tokio::sync::oneshot;
 
 use super::user_lane::{UserItem, UserWork};
 use super::{Answer, Inner, Refusal};
-use crate::conversation::decide::{Desk, NotDecided, changes_membership};
-use crate::conversation::entry::Appended;
+use crate::conversation::decide::{Desk, NotDecided, Order, changes_membership};
+use crate::conversation::entry::{Appended, Kind};
 use crate::conversation::member::Member;
 use crate::conversation::state::{Conversation, Roster};
 use crate::fanout::{Batch, Delivery, Ledger, Progress, read_log};
@@ -34,8 +34,8 @@ pub(super) type ConversationLane = Lane<ConversationItem, ConversationState>;
 /// What is queued in a conversation's lane.
 #[derive(Debug)]
 pub(super) enum ConversationItem {
-    /// A request of a client.
-    Request { caller: UserId, request: Request, reply: oneshot::Sender<Answer> },
+    /// Something to be decided.
+    Ask { work: Work, reply: oneshot::Sender<Answer> },
     /// Deliveries have finished: note it down.
     Settle,
     /// Finish what a crash left undone (stores that commit together).
@@ -44,13 +44,35 @@ pub(super) enum ConversationItem {
     TakeOver { mark: Mark, done: oneshot::Sender<()> },
 }
 
+/// What is to be decided, and for whom.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// A user's request.
+    Request(UserId, Request),
+    /// The server API's.
+    Order(Order),
+}
+
+impl Work {
+    /// The user whose own timeline must have the effect before the answer (rule 5).
+    fn caller(&self) -> Option<&UserId> {
+        match self {
+            Self::Request(caller, _) => Some(caller),
+            Self::Order(order) => order.user(),
+        }
+    }
+}
+
+/// Work and who waits for its answer.
+type Asked = (Work, oneshot::Sender<Answer>);
+
 impl ConversationItem {
     pub(super) fn may_be_refused(&self) -> bool {
-        matches!(self, Self::Request { .. })
+        matches!(self, Self::Ask { .. })
     }
 
     pub(super) fn refuse(self, code: ErrorCode) {
-        if let Self::Request { reply, .. } = self {
+        if let Self::Ask { reply, .. } = self {
             let _ = reply.send(Err(Refusal::new(code)));
         }
     }
@@ -58,7 +80,7 @@ impl ConversationItem {
     /// Whether it must be decided in a commit of its own.
     fn alone(&self) -> bool {
         match self {
-            Self::Request { request, .. } => changes_membership(request),
+            Self::Ask { work: Work::Request(_, request), .. } => changes_membership(request),
             _ => true,
         }
     }
@@ -119,7 +141,7 @@ impl Inner {
             let mut requests = Vec::with_capacity(items.len());
             for item in items {
                 match item {
-                    ConversationItem::Request { caller, request, reply } => requests.push((caller, request, reply)),
+                    ConversationItem::Ask { work, reply } => requests.push((work, reply)),
                     ConversationItem::Settle => {
                         state.settling = false;
                         self.settle(&id, &mut state).await;
@@ -161,14 +183,9 @@ impl Inner {
 
     /// Decides requests in order, commits what they come to, delivers and answers. After a refusal
     /// everything is decided anew from the log (rule 2).
-    async fn decide_batch(
-        self: &Arc<Self>,
-        id: &ConvId,
-        state: &mut ConversationState,
-        mut requests: Vec<(UserId, Request, oneshot::Sender<Answer>)>,
-    ) {
+    async fn decide_batch(self: &Arc<Self>, id: &ConvId, state: &mut ConversationState, mut requests: Vec<Asked>) {
         if planted(Bug::AbandonedRequestDropped) {
-            requests.retain(|(_, _, reply)| !reply.is_closed());
+            requests.retain(|(_, reply)| !reply.is_closed());
         }
         while let Some(oldest) = state.ledger.as_mut().and_then(|ledger| ledger.crowded(FAN_OUTS)) {
             oldest.wait().await;
@@ -178,7 +195,7 @@ impl Inner {
             let mut draft = Draft::new(conversation.head, self.clock.now_ms());
             let mut appended = Vec::new();
             let mut decisions = Vec::with_capacity(requests.len());
-            for (caller, request, _) in &requests {
+            for (work, _) in &requests {
                 let mut desk = Desk {
                     store: &*self.store,
                     policy: &self.policy,
@@ -186,7 +203,11 @@ impl Inner {
                     draft: &mut draft,
                     appended: &mut appended,
                 };
-                match desk.decide(caller, request).await {
+                let decided = match work {
+                    Work::Request(caller, request) => desk.decide(caller, request).await,
+                    Work::Order(order) => desk.obey(order).await,
+                };
+                match decided {
                     Ok(answer) => decisions.push(Ok(answer)),
                     Err(NotDecided::Refused(refusal)) => decisions.push(Err(refusal)),
                     Err(NotDecided::Store(error)) => {
@@ -205,14 +226,14 @@ impl Inner {
                 state.conversation = None;
                 continue;
             }
-            let callers = requests.iter().map(|(caller, _, _)| caller.clone()).collect();
+            let callers = requests.iter().filter_map(|(work, _)| work.caller().cloned()).collect();
             if draft.is_empty() {
                 self.answer_unchanged(id, state, requests, decisions).await;
                 return;
             }
             if self.commit(id, state, draft, appended, callers, &mut requests, &mut decisions).await {
                 let open = requests.drain(..).zip(decisions);
-                open.for_each(|((_, _, reply), answer)| drop(reply.send(answer)));
+                open.for_each(|((_, reply), answer)| drop(reply.send(answer)));
                 return;
             }
             if requests.is_empty() {
@@ -227,18 +248,20 @@ impl Inner {
         self: &Arc<Self>,
         id: &ConvId,
         state: &mut ConversationState,
-        requests: Vec<(UserId, Request, oneshot::Sender<Answer>)>,
+        requests: Vec<Asked>,
         decisions: Vec<Answer>,
     ) {
-        for ((caller, _, reply), answer) in requests.into_iter().zip(decisions) {
+        for ((work, reply), answer) in requests.into_iter().zip(decisions) {
             let named = match &answer {
                 _ if planted(Bug::DuplicateBeforeOwnEffect) => 0,
                 Ok(AnswerBody::Sent { conv_seq, .. } | AnswerBody::Ok { conv_seq: Some(conv_seq), .. }) => *conv_seq,
                 _ => 0,
             };
-            let under_way = match planted(Bug::DuplicateBeforeOwnEffect) {
-                true => None,
-                false => self.deliver_to(id, state, &caller, named).await,
+            let under_way = match work.caller() {
+                Some(caller) if !planted(Bug::DuplicateBeforeOwnEffect) => {
+                    self.deliver_to(id, state, caller, named).await
+                }
+                _ => None,
             };
             let Some(progress) = under_way else {
                 drop(reply.send(answer));
@@ -300,7 +323,7 @@ impl Inner {
         draft: Draft,
         appended: Vec<Appended>,
         callers: Vec<UserId>,
-        requests: &mut Vec<(UserId, Request, oneshot::Sender<Answer>)>,
+        requests: &mut Vec<Asked>,
         decisions: &mut Vec<Answer>,
     ) -> bool {
         let Some(outgoing) = self.outgoing(state, appended, callers) else { return true };
@@ -314,7 +337,7 @@ impl Inner {
         outgoing.own.finish();
         if applied && !outgoing.own.is_done() && !planted(Bug::AnswerBeforeOwnEffect) {
             let answers: Answers =
-                requests.drain(..).zip(decisions.drain(..)).map(|((_, _, reply), answer)| (reply, answer)).collect();
+                requests.drain(..).zip(decisions.drain(..)).map(|((_, reply), answer)| (reply, answer)).collect();
             tokio::spawn(async move {
                 outgoing.own.wait().await;
                 answers.into_iter().for_each(|(reply, answer)| drop(reply.send(answer)));
@@ -332,7 +355,8 @@ impl Inner {
     ) -> Option<Outgoing> {
         let conversation = state.conversation.as_mut()?;
         let mode = conversation.mode();
-        let membership = appended.iter().any(|entry| entry.header.subject.is_some());
+        let membership =
+            appended.iter().any(|entry| entry.header.subject.is_some() || entry.header.kind == Kind::Dissolved);
         let recipients = if membership { recipients_of(conversation, &appended) } else { conversation.roster() };
         let first = appended.first().map_or(conversation.head.position.seq + 1, |entry| entry.seq);
         // This process is the only writer of a store that commits together, and earlier deliveries

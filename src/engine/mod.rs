@@ -1,4 +1,4 @@
-//! The engine: the one door through which sessions (and later the server API) reach timelines.
+//! The engine: the one door through which sessions and the server API reach timelines.
 //!
 //! ```text
 //!   submit ─► conversation lane ─► decide ─► number ─► commit ─┬─► answer
@@ -18,6 +18,8 @@ mod conversation_lane;
 mod devices;
 mod marks;
 mod page;
+mod revoke;
+mod server;
 mod user_lane;
 
 use std::sync::Arc;
@@ -35,9 +37,10 @@ use crate::store::{self, Store};
 use crate::timeline::{Attempts, Lanes, Pushed};
 
 pub use crate::conversation::Refusal;
+pub use crate::conversation::decide::Order;
 pub use page::{Page, PageRead};
 
-use conversation_lane::{ConversationItem, ConversationLane, ConversationState};
+use conversation_lane::{ConversationItem, ConversationLane, ConversationState, Work};
 use user_lane::{UserItem, UserLane, UserWork};
 
 /// Items waiting in one lane beyond which requests are refused as `overloaded`.
@@ -194,7 +197,7 @@ impl Engine {
         match lane_of(caller, &request) {
             Ok(Lane::Conversation(id)) => {
                 let (reply, answer) = oneshot::channel();
-                let item = ConversationItem::Request { caller: caller.user.clone(), request, reply };
+                let item = ConversationItem::Ask { work: Work::Request(caller.user.clone(), request), reply };
                 self.inner.push_conversation(&id, item);
                 Box::pin(wait_for(answer))
             }
@@ -249,7 +252,7 @@ fn lane_of(caller: &Caller, request: &Request) -> Result<Lane, Refusal> {
 }
 
 /// The name of a conversation made by this creator under this op_id: the same again makes no second.
-fn created_id(creator: &UserId, op_id: &str) -> ConvId {
+fn created_id(creator: &str, op_id: &str) -> ConvId {
     let mut hash = xxhash_rust::xxh3::xxh3_128(op_id.as_bytes());
     if planted(Bug::CreateMakesAnother) {
         hash = rand::random();
@@ -262,6 +265,14 @@ fn created_id(creator: &UserId, op_id: &str) -> ConvId {
 async fn wait_for(answer: oneshot::Receiver<Answer>) -> Answer {
     match tokio::time::timeout(ANSWER_DEADLINE, answer).await {
         Ok(Ok(answer)) => answer,
+        _ => Err(Refusal::new(ErrorCode::Unavailable)),
+    }
+}
+
+/// Waits for something that has no answer but its being durable.
+async fn wait_until_done(done: oneshot::Receiver<()>) -> Result<(), Refusal> {
+    match tokio::time::timeout(ANSWER_DEADLINE, done).await {
+        Ok(Ok(())) => Ok(()),
         _ => Err(Refusal::new(ErrorCode::Unavailable)),
     }
 }

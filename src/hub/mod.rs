@@ -110,6 +110,12 @@ impl Hub {
         self.with_seat(user, device, |seat| seat.ask_to_close(code));
     }
 
+    /// Asks every session of the user here to close with a code.
+    pub fn close_all(&self, user: &UserId, code: CloseCode) {
+        let Some(seats) = self.users.get(user) else { return };
+        seats.iter().for_each(|seat| seat.ask_to_close(code));
+    }
+
     /// The largest seq this device's session here has acknowledged.
     pub fn acked(&self, user: &UserId, device: &DeviceId) -> Option<u64> {
         self.with_seat(user, device, Seat::acked)

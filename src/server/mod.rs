@@ -1,8 +1,8 @@
-//! The server: one port for WebSocket, health, metrics and the page.
+//! The server: one port for WebSocket, the server API, health, metrics and the page.
 //!
 //! ```text
 //!   accept ── limits of the address, permits, TLS ──► HTTP ── upgrade ──► session (a task of its own)
-//!                                                        └── /healthz /readyz /metrics /
+//!                                                        └── /v1/api /healthz /readyz /metrics /
 //! ```
 //!
 //! It knows sockets and HTTP, no rules and no timelines. The caller owns the listener (tests use port 0)
@@ -11,6 +11,7 @@
 
 mod accept;
 mod address;
+pub mod api;
 mod drain;
 mod metrics;
 mod routes;
@@ -130,6 +131,7 @@ struct House {
     sessions: Arc<session::Shared>,
     store: Arc<dyn Store>,
     hub: Arc<Hub>,
+    api: Option<Arc<api::Api>>,
     allow_origin: Vec<String>,
     addresses: Arc<Addresses>,
     max_connections: usize,
@@ -158,6 +160,7 @@ impl Drop for Places {
 impl House {
     fn new(settings: &Settings, parts: Parts) -> Self {
         let stopping = CancellationToken::new();
+        let api = api::Api::new(parts.engine.clone(), &settings.api_keys, settings.policy.max_body_bytes);
         let sessions = session::Shared::new(
             parts.engine,
             Arc::clone(&parts.hub),
@@ -176,6 +179,7 @@ impl House {
             sessions: Arc::new(sessions),
             store: parts.store,
             hub: parts.hub,
+            api,
             allow_origin: settings.allow_origin.clone(),
             addresses: Arc::new(addresses),
             max_connections: settings.max_connections,

@@ -6,6 +6,7 @@
 
 mod change;
 mod membership;
+mod order;
 mod send;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::store::{self, RowKey, Span, Store};
 use crate::timeline::Draft;
 
 pub use change::message_at;
+pub use order::Order;
 
 /// Why a decision was not made.
 #[derive(Debug)]
@@ -90,7 +92,7 @@ impl Desk<'_> {
             Request::Edit { target, body, .. } => self.edit(caller, *target, body).await,
             Request::React { target, key, add, .. } => self.react(caller, *target, key, *add).await,
             Request::Create { members, title, attributes, history, .. } => {
-                self.create(caller, members, title.as_ref(), attributes.as_ref(), *history)
+                self.create(Some(caller), members, title.as_ref(), attributes.as_ref(), *history)
             }
             Request::Invite { users, .. } => self.invite(caller, users),
             Request::Remove { users, .. } => self.remove(caller, users),
@@ -157,6 +159,6 @@ fn ok(conv_seq: u64) -> AnswerBody {
 }
 
 /// A header about a member.
-fn about(kind: Kind, by: &UserId, subject: &UserId) -> Header {
+fn about(kind: Kind, by: Option<&UserId>, subject: &UserId) -> Header {
     Header { subject: Some(subject.clone()), ..Header::plain(kind, by) }
 }
