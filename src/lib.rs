@@ -13,6 +13,7 @@
 //! | [`config`] | what the operator decides; the clock |
 //! | [`store`] | logs advanced by compare-and-set: the trait, `embedded`, `sim`, the conformance suite |
 //! | [`timeline`] | lanes, drafts, certain outcomes: the only place that gives a sequence number |
+//! | [`bus`] | hints between nodes: nothing on one, NATS on several |
 //! | [`hub`] | which sessions a user has here, and the way to them |
 //! | [`conversation`] | rules: membership, rights, visibility, changes; answers that only read |
 //! | [`fanout`] | from a conversation's log into users' timelines, once and in order |
@@ -21,6 +22,7 @@
 //! | [`session`] | one socket, one cursor, one loop |
 //! | [`server`] | one port: WebSocket, health, metrics, page |
 //! | [`audit`] | looking into a store from beside: whether it agrees with itself, what it holds as text |
+//! | [`migrate`] | a whole store into another one |
 //! | [`client`] | the client library; usable without all of the above but `protocol` |
 //!
 //! # The two paths
@@ -39,6 +41,8 @@
 pub mod audit;
 #[cfg(feature = "server")]
 pub mod auth;
+#[cfg(feature = "server")]
+pub mod bus;
 pub mod client;
 #[cfg(feature = "server")]
 pub mod config;
@@ -50,6 +54,8 @@ pub mod engine;
 pub mod fanout;
 #[cfg(feature = "server")]
 pub mod hub;
+#[cfg(feature = "server")]
+pub mod migrate;
 #[doc(hidden)]
 pub mod planted;
 pub mod protocol;

@@ -80,6 +80,26 @@ async fn too_old_keeps_the_cache_and_reconciles_it() {
 }
 
 #[tokio::test]
+async fn a_conversation_that_came_below_the_floor_is_asked_for_its_deletes() {
+    let (fake, cache) = (Fake::new().await, MemoryCache::default());
+    let (client, mut events) = connect(&fake, &cache, Preload::None);
+    let mut peer = fake.live().await;
+    peer.send(sync(0, 0, true, json!([]))).await;
+    until_live(&client).await;
+    peer.send(reset("too_old", "e1", 100)).await;
+    peer.send(sync(100, 100, true, json!([]))).await;
+    let ask = peer.expect("conversations").await;
+    peer.send(list(&ask, json!([row(9, 4)]))).await;
+    let ask = peer.expect("changes").await;
+    assert_eq!(ask["since"], 9, "what is not held has no changes to learn");
+    peer.send(changes(&ask, 9, json!([]), json!([[2, 3]]))).await;
+    until(&mut events, "Reconciled", |event| *event == Event::Reconciled).await;
+    let state = client.state().await.unwrap();
+    let deleted = state.conversations[&conv()].deleted.as_slice();
+    assert_eq!(deleted, [everline::protocol::Range { from: 2, to: 3 }]);
+}
+
+#[tokio::test]
 async fn an_interrupted_reconciliation_goes_on_from_where_it_was() {
     let (fake, cache) = (Fake::new().await, MemoryCache::default());
     let (client, events, mut peer) = holding_three(&fake, &cache).await;
@@ -157,6 +177,9 @@ async fn the_list_and_changes_are_paged_to_their_end() {
     peer.send(page).await;
     let ask = peer.expect("conversations").await;
     assert_eq!(ask["page"], "p2");
+    let new = peer.expect("changes").await;
+    assert_eq!((&new["conv_id"], &new["since"]), (&json!("d:alice:carol"), &json!(4)));
+    peer.send(changes(&new, 4, json!([]), json!([]))).await;
     peer.error(&ask, "rate_limited", json!(1)).await;
     let ask = peer.expect("conversations").await;
     assert_eq!(ask["page"], "p2", "the page that was refused for now");

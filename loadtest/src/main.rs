@@ -3,6 +3,7 @@
 //! | file | is |
 //! |---|---|
 //! | `target`, `server` | the server under test: a child process, or one that runs already |
+//! | `cluster`, `balancer` | several nodes with NATS between and a balancer in front |
 //! | `wire`, `tracker`, `timer` | the raw client, counting faults, waking on time |
 //! | `part`, `peer`, `load` | one device under load; conducting many |
 //! | `oneone`, `group`, `crash` | loads made of them |
@@ -13,7 +14,9 @@
 //! Shares nothing with the server but `everline::protocol` (and, in `replay`, tests
 //! `everline::client`). Exit status 1: something promised did not hold.
 
+mod balancer;
 mod catchup;
+mod cluster;
 mod crash;
 mod crowd;
 mod group;

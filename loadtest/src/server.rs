@@ -115,9 +115,7 @@ impl Server {
         let Some(id) = self.child.id() else {
             bail!("the server ended by itself during the run\n{}", self.log_tail());
         };
-        let pid = i32::try_from(id).ok().and_then(rustix::process::Pid::from_raw);
-        let pid = pid.context("the server has no pid")?;
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        signal(id, rustix::process::Signal::TERM)?;
         match timeout(STOP_DEADLINE, self.child.wait()).await {
             Ok(status) => {
                 let status = status?;
@@ -129,6 +127,19 @@ impl Server {
                 bail!("the server did not end within {STOP_DEADLINE:?} of SIGTERM\n{}", self.log_tail())
             }
         }
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, what: rustix::process::Signal) -> Result<()> {
+        signal(self.child.id().context("the server is gone")?, what)
+    }
+
+    /// A counter of `/metrics`, summed over its labels.
+    pub(crate) async fn metric(&self, name: &str) -> Result<u64> {
+        let (_, text) = get(self.addr, "/metrics").await?;
+        let lines = text.lines().filter_map(|line| line.strip_prefix(name));
+        let lines = lines.filter(|rest| rest.starts_with([' ', '{']));
+        Ok(lines.filter_map(|rest| rest.rsplit_once(' ')?.1.parse::<u64>().ok()).sum())
     }
 
     /// Keeps data and log; says where they are.
@@ -170,6 +181,11 @@ impl Server {
         }
         bail!("/readyz of {} not 200 within {READY_DEADLINE:?}; last: {last}\n{}", self.addr, self.log_tail())
     }
+}
+
+fn signal(id: u32, what: rustix::process::Signal) -> Result<()> {
+    let pid = i32::try_from(id).ok().and_then(rustix::process::Pid::from_raw);
+    rustix::process::kill_process(pid.context("the server has no pid")?, what).context("signal to the server")
 }
 
 fn log_path(home: &Path) -> PathBuf {
@@ -215,7 +231,7 @@ fn serve_flags(options: &Options, home: &Path, addr: SocketAddr) -> Vec<String> 
     flags
 }
 
-fn free_address() -> Result<SocketAddr> {
+pub(crate) fn free_address() -> Result<SocketAddr> {
     let mut random = rand::rngs::StdRng::from_os_rng();
     for _ in 0..100 {
         let addr = SocketAddr::from(([127, 0, 0, 1], random.random_range(PORTS)));
@@ -227,7 +243,7 @@ fn free_address() -> Result<SocketAddr> {
 }
 
 /// A plain `GET`; status and body.
-async fn get(addr: SocketAddr, path: &str) -> Result<(u16, String)> {
+pub(crate) async fn get(addr: SocketAddr, path: &str) -> Result<(u16, String)> {
     let exchange = async {
         let mut stream = TcpStream::connect(addr).await?;
         let request = format!("GET {path} HTTP/1.0\r\nHost: {addr}\r\nConnection: close\r\n\r\n");

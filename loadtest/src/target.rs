@@ -12,6 +12,7 @@ use jsonwebtoken::{EncodingKey, Header, encode};
 use rand::{Rng as _, SeedableRng as _};
 use serde::Serialize;
 
+use crate::cluster::Cluster;
 use crate::server::{Options, Server, Usage};
 
 /// Options of every command.
@@ -33,6 +34,10 @@ pub(crate) struct Common {
     /// Directory for the server's data and log, kept afterwards; default: a temporary one.
     #[arg(long, global = true)]
     data: Option<PathBuf>,
+    /// Nodes behind a balancer, with a NATS server of their own; more than one need
+    /// --server-arg=--store=cql://HOST:PORT/KEYSPACE.
+    #[arg(long, global = true, default_value_t = 1, conflicts_with = "connect")]
+    pub(crate) nodes: usize,
     /// One more flag for `everline serve`, such as --server-arg=--sync-max-entries=200.
     #[arg(long, global = true, allow_hyphen_values = true)]
     server_arg: Vec<String>,
@@ -50,6 +55,7 @@ pub(crate) struct Target {
     secret: String,
     pid: Option<u32>,
     server: Option<Server>,
+    cluster: Option<Cluster>,
 }
 
 #[derive(Serialize)]
@@ -83,7 +89,7 @@ impl Target {
         if let Some(addr) = common.connect {
             let secret = common.jwt_secret.clone();
             let secret = secret.context("--connect needs the server's secret in EVERLINE_JWT_SECRET")?;
-            return Ok(Self { addr, secret, pid: common.pid, server: None });
+            return Ok(Self { addr, secret, pid: common.pid, server: None, cluster: None });
         }
         let mut random = rand::rngs::StdRng::from_os_rng();
         let secret: String = (0..8).map(|_| format!("{:08x}", random.random::<u32>())).collect();
@@ -94,8 +100,13 @@ impl Target {
         let bin = std::path::absolute(bin)?;
         let data = common.data.as_ref().map(std::path::absolute).transpose()?;
         let extra = flags.iter().chain(&common.server_arg).cloned().collect();
-        let server = Server::start(Options { bin, data, secret: secret.clone(), extra }).await?;
-        Ok(Self { addr: server.addr(), secret, pid: None, server: Some(server) })
+        let options = Options { bin, data, secret: secret.clone(), extra };
+        if common.nodes > 1 {
+            let cluster = Cluster::start(common.nodes, &options).await?;
+            return Ok(Self { addr: cluster.addr(), secret, pid: None, server: None, cluster: Some(cluster) });
+        }
+        let server = Server::start(options).await?;
+        Ok(Self { addr: server.addr(), secret, pid: None, server: Some(server), cluster: None })
     }
 
     pub(crate) fn door(&self) -> Door {
@@ -105,6 +116,11 @@ impl Target {
     /// The server, when it is ours to kill.
     pub(crate) fn server(&mut self) -> Result<&mut Server> {
         self.server.as_mut().context("this needs a server of its own: leave --connect out")
+    }
+
+    /// The nodes, when there are several.
+    pub(crate) fn cluster(&mut self) -> Option<&mut Cluster> {
+        self.cluster.as_mut()
     }
 
     pub(crate) fn is_own(&self) -> bool {
@@ -126,6 +142,9 @@ impl Target {
 
     /// Ends our own server: by SIGTERM and exit status 0, or, after a failed run, keeping its data.
     pub(crate) async fn finish(mut self, failed: bool) -> Result<Option<PathBuf>> {
+        if let Some(cluster) = self.cluster.take() {
+            return finish_nodes(cluster.nodes, failed).await;
+        }
         let Some(server) = self.server.as_mut() else {
             return Ok(None);
         };
@@ -137,6 +156,19 @@ impl Target {
             (stopped, kept) => stopped.map(|()| kept),
         }
     }
+}
+
+/// [`Target::finish`] of several nodes, which end one after the other.
+async fn finish_nodes(nodes: Vec<Server>, failed: bool) -> Result<Option<PathBuf>> {
+    let mut kept = None;
+    for mut node in nodes {
+        let stopped = node.stop().await;
+        if failed || stopped.is_err() {
+            kept = Some(node.keep());
+        }
+        stopped?;
+    }
+    Ok(kept)
 }
 
 /// A bar on a terminal, nothing elsewhere.

@@ -9,7 +9,7 @@ use super::{Failure, print, stores};
 
 pub(super) fn command() -> Command {
     let command = Command::new("inspect")
-        .about("Prints one timeline of a stopped directory as text")
+        .about("Prints one timeline of a stopped directory, or of a CQL store, as text")
         .arg(Arg::new("user").long("user").value_name("USER").help("The sync timeline of this user"))
         .arg(
             Arg::new("conversation")
@@ -40,7 +40,6 @@ pub(super) fn command() -> Command {
 
 pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let wanted = wanted(matches)?;
-    let store = stores::open_existing(&stores::dir_of(matches)?)?;
     let mut printed = Ok(());
     let mut line = |text: String| {
         // Whoever reads may have seen enough: the first failure is told, the rest is not tried.
@@ -48,7 +47,10 @@ pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
             printed = print::line(text);
         }
     };
-    stores::wait_for(inspect(&*store, &wanted, &mut line))?.map_err(Failure::failed)?;
+    stores::wait_for(async {
+        let store = stores::open_to_read(matches).await?;
+        inspect(&*store, &wanted, &mut line).await.map_err(Failure::failed)
+    })??;
     printed
 }
 

@@ -10,8 +10,10 @@ mod backup;
 mod control;
 mod demo;
 mod inspect;
+mod migrate;
 mod print;
 mod restore;
+mod schema;
 mod serve;
 mod stores;
 mod token;
@@ -57,10 +59,12 @@ const COMMANDS: &[Entry] = &[
     Entry { command: serve::command, run: serve::run },
     Entry { command: demo::command, run: demo::run },
     Entry { command: token::command, run: token::run },
+    Entry { command: schema::command, run: schema::run },
     Entry { command: inspect::command, run: inspect::run },
     Entry { command: verify::command, run: verify::run },
     Entry { command: backup::command, run: backup::run },
     Entry { command: restore::command, run: restore::run },
+    Entry { command: migrate::command, run: migrate::run },
 ];
 
 /// Runs the command named on the command line.

@@ -33,7 +33,7 @@ pub(super) async fn serve(
     let mut signals = Signals::new().map_err(Failure::failed)?;
     let clock = Clock::system();
     let verifier = server::verifier(settings, clock.clone()).map_err(start_failure)?;
-    let opened = Opened::open(&settings.store, &clock).await?;
+    let opened = Opened::open(settings, &clock).await?;
     let mut parts = Parts::assemble(settings, opened.store.clone(), verifier, clock, rand::random())
         .await
         .map_err(start_failure)?;

@@ -1,4 +1,4 @@
-//! `everline verify`: reads everything in a stopped directory and compares it with itself.
+//! `everline verify`: reads everything in a stopped directory (or a CQL store at rest) and compares it with itself.
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use everline::audit::verify::{Report, verify};
@@ -7,14 +7,16 @@ use super::{Failure, print, stores};
 
 pub(super) fn command() -> Command {
     let command = Command::new("verify")
-        .about("Reads everything in a stopped directory and compares it with itself; exit code 1 on any difference")
+        .about("Reads everything in a stopped directory, or a CQL store at rest, and compares it with itself; exit code 1 on any difference")
         .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Prints the report as JSON"));
     stores::add_to(command)
 }
 
 pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
-    let store = stores::open_existing(&stores::dir_of(matches)?)?;
-    let report = stores::wait_for(verify(&*store))?.map_err(Failure::failed)?;
+    let report = stores::wait_for(async {
+        let store = stores::open_to_read(matches).await?;
+        verify(&*store).await.map_err(Failure::failed)
+    })??;
     if matches.get_flag("json") {
         print::line(serde_json::to_string(&report).map_err(Failure::failed)?)?;
     } else {

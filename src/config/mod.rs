@@ -7,9 +7,11 @@
 //! | `settings` | the values, read and checked |
 //! | `policy` | the numbers timelines and conversations follow |
 //! | `duration`, `secret` | two kinds of values |
+//! | `cql` | the address of a CQL store |
 //! | `clock` | wall time from outside |
 
 pub mod clock;
+mod cql;
 pub mod duration;
 pub mod options;
 pub mod policy;
@@ -19,6 +21,7 @@ mod settings;
 mod tests;
 
 pub use clock::Clock;
+pub use cql::CqlTarget;
 pub use options::Options;
 pub use policy::Policy;
 pub use secret::Secret;

@@ -45,6 +45,7 @@ pub(super) const OPTIONS: &[Spec] = &[
         "STORE",
         "Where timelines are kept: embedded:DIR, memory: (nothing survives) or cql://HOST:PORT,.../KEYSPACE",
     ),
+    unset("nats", "URL", "Bus between nodes on one CQL store, nats://HOST:PORT [default: one node, no bus]"),
     unset("jwt-secret", "SECRET", "Secret of client tokens (HS256); this or --jwt-public-key is needed"),
     unset("jwt-public-key", "FILE", "Public key of client tokens, PEM (RS256, ES256 or EdDSA)"),
     many("api-key", "KEY", "Key of the server API under /v1/api, repeatable [default: no API]"),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::options::{Given, Options};
-use super::{Error, Policy, Secret, duration};
+use super::{CqlTarget, Error, Policy, Secret, duration};
 use crate::protocol::limits;
 
 /// Where timelines are kept.
@@ -18,6 +18,8 @@ use crate::protocol::limits;
 pub enum StoreChoice {
     /// In a directory, by this process only.
     Embedded(PathBuf),
+    /// In ScyllaDB or Cassandra, by any number of processes.
+    Cql(CqlTarget),
     /// In memory: gone with the process.
     Memory,
 }
@@ -74,6 +76,8 @@ pub struct Settings {
     pub listen: String,
     /// Where timelines are kept.
     pub store: StoreChoice,
+    /// The bus between nodes, `nats://host:port`; none: one node.
+    pub nats: Option<String>,
     /// How tokens are checked; `serve` refuses to start without.
     pub token_key: Option<TokenKey>,
     /// Keys of the server API; none: there is no API.
@@ -118,6 +122,7 @@ impl Settings {
         Ok(Self {
             listen: read.need("listen", host_port)?,
             store: read.need("store", store)?,
+            nats: nats(&read)?,
             token_key: token_key(&read)?,
             api_keys: read.all("api-key", |text| text_of(text).map(Secret::new))?,
             allow_origin: read.all("allow-origin", origin)?,
@@ -134,6 +139,15 @@ impl Settings {
             drain_deadline: Duration::from_secs(10),
         })
     }
+}
+
+/// A bus joins nodes that share a store; other stores are of one process only.
+fn nats(read: &Reader<'_>) -> Result<Option<String>, Error> {
+    let shared = matches!(read.need("store", store)?, StoreChoice::Cql(_));
+    read.get("nats", |text| match text_of(text)? {
+        _ if !shared => Err("only nodes on a cql:// store need a bus: remove it, or correct --store".to_owned()),
+        text => Ok(text.to_owned()),
+    })
 }
 
 fn policy(read: &Reader<'_>) -> Result<Policy, Error> {
@@ -239,7 +253,7 @@ fn store(text: &str) -> Result<StoreChoice, String> {
     match text.split_once(':') {
         Some(("embedded", dir)) if !dir.is_empty() => Ok(StoreChoice::Embedded(PathBuf::from(dir))),
         Some(("memory", "")) => Ok(StoreChoice::Memory),
-        Some(("cql", _)) => Err("the CQL store is not in this build yet".to_owned()),
+        Some(("cql", rest)) => CqlTarget::parse(rest).map(StoreChoice::Cql),
         _ => Err("not embedded:DIR, memory: or cql://HOST:PORT,.../KEYSPACE".to_owned()),
     }
 }

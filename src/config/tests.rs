@@ -80,7 +80,10 @@ fn what_cannot_be_used_is_refused_in_one_line_that_names_its_source() {
     assert!(line(load(&[], &[], "heartbeat = true")).contains("heartbeat: neither a text nor a number"));
     assert!(line(load(&["--heartbeat", "soon"], &[], "")).starts_with("--heartbeat: not a duration"));
     assert!(line(load(&[], &[("EVERLINE_MAX_DEVICES", "0")], "")).starts_with("EVERLINE_MAX_DEVICES: "));
-    assert!(line(load(&["--store", "cql://a:1/k"], &[], "")).contains("not in this build yet"));
+    assert_eq!(
+        line(load(&["--store", "cql://u:hidden@a:1/K"], &[], "")),
+        "--store: the keyspace must begin with a letter and be of lower case letters, digits and _"
+    );
     assert!(line(load(&["--store", "redis:"], &[], "")).starts_with("--store: not embedded:DIR"));
     assert!(line(load(&["--tls-cert", "c.pem"], &[], "")).contains("together"));
     assert!(line(load(&["--config", "/nowhere.toml"], &[], "")).starts_with("/nowhere.toml: cannot be read"));

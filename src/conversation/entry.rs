@@ -31,12 +31,14 @@ pub enum Kind {
     /// Title, attributes, or another change of the conversation as a whole.
     Changed = 9,
     /// The conversation is over: everybody's stay ends with it.
-    Dissolved = 10,
+    Dissolved = 11,
+    /// Something the application's server tells users.
+    Notification = 10,
 }
 
 impl Kind {
     pub(super) fn from_byte(byte: u8) -> Option<Self> {
-        const ALL: [Kind; 10] = [
+        const ALL: [Kind; 11] = [
             Kind::Message,
             Kind::Recall,
             Kind::Edit,
@@ -47,6 +49,7 @@ impl Kind {
             Kind::Created,
             Kind::Changed,
             Kind::Dissolved,
+            Kind::Notification,
         ];
         ALL.into_iter().find(|kind| *kind as u8 == byte)
     }

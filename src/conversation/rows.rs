@@ -26,6 +26,10 @@ pub fn member_key(user: &UserId) -> RowKey {
 pub fn dedupe_key(sender: &UserId, id: &MsgId) -> RowKey {
     key(Section::Dedupe, 0, format!("{sender}\n{id}"))
 }
+/// The notification under this key of the server API: a name no sender has.
+pub fn notice_key(key: &MsgId) -> RowKey {
+    self::key(Section::Dedupe, 0, format!("\n{key}"))
+}
 /// The change at this conv_seq.
 pub fn change_key(conv_seq: u64) -> RowKey {
     key(Section::Change, conv_seq, "")

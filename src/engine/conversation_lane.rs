@@ -7,13 +7,13 @@ use tokio::sync::oneshot;
 
 use super::user_lane::{UserItem, UserWork};
 use super::{Answer, Inner, Refusal};
-use crate::conversation::decide::{Desk, NotDecided, Order, changes_membership};
+use crate::conversation::decide::{Desk, NotDecided, Order};
 use crate::conversation::entry::{Appended, Kind};
 use crate::conversation::member::Member;
 use crate::conversation::state::{Conversation, Roster};
 use crate::fanout::{Batch, Delivery, Ledger, Progress, read_log};
 use crate::planted::{Bug, planted};
-use crate::protocol::{AnswerBody, ConvId, ErrorCode, Request, UserId};
+use crate::protocol::{AnswerBody, ConvId, ErrorCode, UserId};
 use crate::store::{Error, Mark, Span};
 use crate::timeline::{Decided, Draft, Lane, Pushed, commit_until_decided};
 
@@ -34,8 +34,8 @@ pub(super) type ConversationLane = Lane<ConversationItem, ConversationState>;
 /// What is queued in a conversation's lane.
 #[derive(Debug)]
 pub(super) enum ConversationItem {
-    /// Something to be decided.
-    Ask { work: Work, reply: oneshot::Sender<Answer> },
+    /// A request of a client, or an order of the server API about him.
+    Request { caller: UserId, order: Order, reply: oneshot::Sender<Answer> },
     /// Deliveries have finished: note it down.
     Settle,
     /// Finish what a crash left undone (stores that commit together).
@@ -44,35 +44,13 @@ pub(super) enum ConversationItem {
     TakeOver { mark: Mark, done: oneshot::Sender<()> },
 }
 
-/// What is to be decided, and for whom.
-#[derive(Debug)]
-pub(super) enum Work {
-    /// A user's request.
-    Request(UserId, Request),
-    /// The server API's.
-    Order(Order),
-}
-
-impl Work {
-    /// The user whose own timeline must have the effect before the answer (rule 5).
-    fn caller(&self) -> Option<&UserId> {
-        match self {
-            Self::Request(caller, _) => Some(caller),
-            Self::Order(order) => order.user(),
-        }
-    }
-}
-
-/// Work and who waits for its answer.
-type Asked = (Work, oneshot::Sender<Answer>);
-
 impl ConversationItem {
     pub(super) fn may_be_refused(&self) -> bool {
-        matches!(self, Self::Ask { .. })
+        matches!(self, Self::Request { .. })
     }
 
     pub(super) fn refuse(self, code: ErrorCode) {
-        if let Self::Ask { reply, .. } = self {
+        if let Self::Request { reply, .. } = self {
             let _ = reply.send(Err(Refusal::new(code)));
         }
     }
@@ -80,7 +58,7 @@ impl ConversationItem {
     /// Whether it must be decided in a commit of its own.
     fn alone(&self) -> bool {
         match self {
-            Self::Ask { work: Work::Request(_, request), .. } => changes_membership(request),
+            Self::Request { order, .. } => order.changes_membership(),
             _ => true,
         }
     }
@@ -141,7 +119,7 @@ impl Inner {
             let mut requests = Vec::with_capacity(items.len());
             for item in items {
                 match item {
-                    ConversationItem::Ask { work, reply } => requests.push((work, reply)),
+                    ConversationItem::Request { caller, order, reply } => requests.push((caller, order, reply)),
                     ConversationItem::Settle => {
                         state.settling = false;
                         self.settle(&id, &mut state).await;
@@ -168,6 +146,7 @@ impl Inner {
                 }
             };
             let head = conversation.head;
+            self.note_time(head);
             let complete = if self.store.together() { head.fanned } else { head.position.seq };
             state.ledger.get_or_insert_with(|| Ledger::new(complete));
             state.conversation = Some(conversation);
@@ -183,9 +162,14 @@ impl Inner {
 
     /// Decides requests in order, commits what they come to, delivers and answers. After a refusal
     /// everything is decided anew from the log (rule 2).
-    async fn decide_batch(self: &Arc<Self>, id: &ConvId, state: &mut ConversationState, mut requests: Vec<Asked>) {
+    async fn decide_batch(
+        self: &Arc<Self>,
+        id: &ConvId,
+        state: &mut ConversationState,
+        mut requests: Vec<(UserId, Order, oneshot::Sender<Answer>)>,
+    ) {
         if planted(Bug::AbandonedRequestDropped) {
-            requests.retain(|(_, reply)| !reply.is_closed());
+            requests.retain(|(_, _, reply)| !reply.is_closed());
         }
         while let Some(oldest) = state.ledger.as_mut().and_then(|ledger| ledger.crowded(FAN_OUTS)) {
             oldest.wait().await;
@@ -195,7 +179,7 @@ impl Inner {
             let mut draft = Draft::new(conversation.head, self.clock.now_ms());
             let mut appended = Vec::new();
             let mut decisions = Vec::with_capacity(requests.len());
-            for (work, _) in &requests {
+            for (caller, order, _) in &requests {
                 let mut desk = Desk {
                     store: &*self.store,
                     policy: &self.policy,
@@ -203,11 +187,7 @@ impl Inner {
                     draft: &mut draft,
                     appended: &mut appended,
                 };
-                let decided = match work {
-                    Work::Request(caller, request) => desk.decide(caller, request).await,
-                    Work::Order(order) => desk.obey(order).await,
-                };
-                match decided {
+                match desk.decide(caller, order).await {
                     Ok(answer) => decisions.push(Ok(answer)),
                     Err(NotDecided::Refused(refusal)) => decisions.push(Err(refusal)),
                     Err(NotDecided::Store(error)) => {
@@ -226,14 +206,14 @@ impl Inner {
                 state.conversation = None;
                 continue;
             }
-            let callers = requests.iter().filter_map(|(work, _)| work.caller().cloned()).collect();
+            let callers = requests.iter().map(|(caller, _, _)| caller.clone()).collect();
             if draft.is_empty() {
                 self.answer_unchanged(id, state, requests, decisions).await;
                 return;
             }
             if self.commit(id, state, draft, appended, callers, &mut requests, &mut decisions).await {
                 let open = requests.drain(..).zip(decisions);
-                open.for_each(|((_, reply), answer)| drop(reply.send(answer)));
+                open.for_each(|((_, _, reply), answer)| drop(reply.send(answer)));
                 return;
             }
             if requests.is_empty() {
@@ -248,20 +228,18 @@ impl Inner {
         self: &Arc<Self>,
         id: &ConvId,
         state: &mut ConversationState,
-        requests: Vec<Asked>,
+        requests: Vec<(UserId, Order, oneshot::Sender<Answer>)>,
         decisions: Vec<Answer>,
     ) {
-        for ((work, reply), answer) in requests.into_iter().zip(decisions) {
+        for ((caller, _, reply), answer) in requests.into_iter().zip(decisions) {
             let named = match &answer {
                 _ if planted(Bug::DuplicateBeforeOwnEffect) => 0,
                 Ok(AnswerBody::Sent { conv_seq, .. } | AnswerBody::Ok { conv_seq: Some(conv_seq), .. }) => *conv_seq,
                 _ => 0,
             };
-            let under_way = match work.caller() {
-                Some(caller) if !planted(Bug::DuplicateBeforeOwnEffect) => {
-                    self.deliver_to(id, state, caller, named).await
-                }
-                _ => None,
+            let under_way = match planted(Bug::DuplicateBeforeOwnEffect) {
+                true => None,
+                false => self.deliver_to(id, state, &caller, named).await,
             };
             let Some(progress) = under_way else {
                 drop(reply.send(answer));
@@ -323,7 +301,7 @@ impl Inner {
         draft: Draft,
         appended: Vec<Appended>,
         callers: Vec<UserId>,
-        requests: &mut Vec<Asked>,
+        requests: &mut Vec<(UserId, Order, oneshot::Sender<Answer>)>,
         decisions: &mut Vec<Answer>,
     ) -> bool {
         let Some(outgoing) = self.outgoing(state, appended, callers) else { return true };
@@ -337,7 +315,7 @@ impl Inner {
         outgoing.own.finish();
         if applied && !outgoing.own.is_done() && !planted(Bug::AnswerBeforeOwnEffect) {
             let answers: Answers =
-                requests.drain(..).zip(decisions.drain(..)).map(|((_, reply), answer)| (reply, answer)).collect();
+                requests.drain(..).zip(decisions.drain(..)).map(|((_, _, reply), answer)| (reply, answer)).collect();
             tokio::spawn(async move {
                 outgoing.own.wait().await;
                 answers.into_iter().for_each(|(reply, answer)| drop(reply.send(answer)));

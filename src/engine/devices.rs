@@ -84,7 +84,7 @@ impl Inner {
         if self.known_device(inbox, draft, &key).await?.is_some() {
             draft.row(key, None, None);
         }
-        self.hub.close(&inbox.user, device, CloseCode::Revoked);
+        self.hub.close(&inbox.user, Some(device), CloseCode::Revoked);
         Ok(Ok(ok_seq(draft.head_seq())))
     }
 

@@ -16,7 +16,9 @@
 
 mod conversation_lane;
 mod devices;
+mod liveness;
 mod marks;
+mod notify;
 mod page;
 mod revoke;
 mod server;
@@ -29,6 +31,7 @@ use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 
 use crate::config::{Clock, Policy};
+use crate::conversation::decide::Order;
 use crate::conversation::read;
 use crate::hub::Hub;
 use crate::planted::{Bug, planted};
@@ -37,10 +40,12 @@ use crate::store::{self, Store};
 use crate::timeline::{Attempts, Lanes, Pushed};
 
 pub use crate::conversation::Refusal;
-pub use crate::conversation::decide::Order;
+pub use crate::conversation::decide::Command;
+pub use liveness::Sights;
+pub use notify::{Notified, Recipients};
 pub use page::{Page, PageRead};
 
-use conversation_lane::{ConversationItem, ConversationLane, ConversationState, Work};
+use conversation_lane::{ConversationItem, ConversationLane, ConversationState};
 use user_lane::{UserItem, UserLane, UserWork};
 
 /// Items waiting in one lane beyond which requests are refused as `overloaded`.
@@ -92,6 +97,7 @@ pub(crate) struct Inner {
     conversations: Lanes<ConvId, ConversationItem, ConversationState>,
     users: Lanes<UserId, UserItem, crate::conversation::inbox::Inbox>,
     bursts: std::sync::atomic::AtomicU64,
+    liveness: liveness::Liveness,
 }
 
 impl Engine {
@@ -106,6 +112,7 @@ impl Engine {
             conversations: Lanes::new(LANES_KEPT),
             users: Lanes::new(LANES_KEPT),
             bursts: std::sync::atomic::AtomicU64::new(1),
+            liveness: liveness::Liveness::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -136,10 +143,7 @@ impl Engine {
     pub async fn take_over(&self, dead: impl Fn(u64) -> bool) -> store::Result<usize> {
         let marks: Vec<_> = self.inner.store.marks().await?.into_iter().filter(|mark| dead(mark.node)).collect();
         for mark in &marks {
-            let (done, wait) = oneshot::channel();
-            let item = ConversationItem::TakeOver { mark: mark.clone(), done };
-            self.inner.push_conversation(&mark.conversation, item);
-            let _ = wait.await;
+            self.finish_mark(mark.clone()).await;
         }
         Ok(marks.len())
     }
@@ -197,7 +201,8 @@ impl Engine {
         match lane_of(caller, &request) {
             Ok(Lane::Conversation(id)) => {
                 let (reply, answer) = oneshot::channel();
-                let item = ConversationItem::Ask { work: Work::Request(caller.user.clone(), request), reply };
+                let order = Order::Request(request);
+                let item = ConversationItem::Request { caller: caller.user.clone(), order, reply };
                 self.inner.push_conversation(&id, item);
                 Box::pin(wait_for(answer))
             }
@@ -223,6 +228,13 @@ enum Lane {
 
 /// Which way a request goes.
 fn lane_of(caller: &Caller, request: &Request) -> Result<Lane, Refusal> {
+    match request.conv_id() {
+        Some(id) if id.is_reserved() => return Err(Refusal::new(ErrorCode::NotFound)),
+        Some(id) if id.is_everybody() && !matches!(request, Request::History { .. }) => {
+            return Err(Refusal::new(ErrorCode::Forbidden));
+        }
+        _ => {}
+    }
     Ok(match request {
         Request::Send(send) => match &send.to {
             SendTo::Conv(id) => Lane::Conversation(id.clone()),

@@ -51,7 +51,7 @@ impl Engine {
     pub async fn revoke(&self, user: &UserId, device: &DeviceId) -> std::result::Result<u64, Refusal> {
         let at = self.inner.clock.now_ms();
         self.inner.revoke(user, Some(device), Revoked { at, erased: false }).await?;
-        self.inner.hub.close(user, device, CloseCode::Revoked);
+        self.inner.hub.close(user, Some(device), CloseCode::Revoked);
         Ok(at)
     }
 }

@@ -3,9 +3,11 @@
 use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 
-use super::conversation_lane::{ConversationItem, Work};
+use super::conversation_lane::ConversationItem;
+use super::notify::nobody;
 use super::user_lane::UserItem;
-use super::{Answer, Engine, Inner, Order, Refusal, created_id, unavailable, wait_for};
+use super::{Answer, Command, Engine, Inner, Refusal, created_id, unavailable, wait_for};
+use crate::conversation::decide::Order;
 use crate::conversation::entry::{Header, Kind};
 use crate::conversation::inbox::{Inbox, conversations_of};
 use crate::conversation::read;
@@ -21,9 +23,12 @@ const AT_ONCE: usize = 200;
 impl Engine {
     /// Has the server API change a conversation: no user acts, no right is asked. Queued before this
     /// returns, as with [`Engine::submit`].
-    pub fn order(&self, conversation: &ConvId, order: Order) -> BoxFuture<'static, Answer> {
+    pub fn command(&self, conversation: &ConvId, command: Command) -> BoxFuture<'static, Answer> {
         let (reply, answer) = oneshot::channel();
-        self.inner.push_conversation(conversation, ConversationItem::Ask { work: Work::Order(order), reply });
+        // Who is concerned has the effect in his own timeline before the answer.
+        let caller = command.user().cloned().unwrap_or_else(nobody);
+        let item = ConversationItem::Request { caller, order: Order::Command(command), reply };
+        self.inner.push_conversation(conversation, item);
         Box::pin(wait_for(answer))
     }
 
@@ -74,7 +79,7 @@ impl Engine {
         let inner = &self.inner;
         let at = inner.clock.now_ms();
         inner.revoke(user, None, Revoked { at, erased: true }).await?;
-        inner.hub.close_all(user, CloseCode::Revoked);
+        inner.hub.close(user, None, CloseCode::Revoked);
         let mut erased = Erased { revoked_at: at, conversations: 0, messages: 0 };
         let mut after = None;
         loop {
@@ -84,7 +89,7 @@ impl Engine {
                 if messages {
                     erased.messages += self.withdraw(user, conversation).await?;
                 }
-                self.order(conversation, Order::Depart { user: user.clone() }).await?;
+                self.command(conversation, Command::Depart { user: user.clone() }).await?;
                 erased.conversations += 1;
             }
             match page.into_iter().nth(AT_ONCE - 1) {
@@ -118,7 +123,7 @@ impl Engine {
             let targets: Vec<u64> = page.iter().filter(|entry| own(&entry.data)).map(|entry| entry.seq).collect();
             if !targets.is_empty() {
                 count += targets.len() as u64;
-                self.order(id, Order::Withdraw { user: user.clone(), targets }).await?;
+                self.command(id, Command::Withdraw { user: user.clone(), targets }).await?;
             }
             after = last;
         }

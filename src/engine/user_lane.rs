@@ -101,6 +101,9 @@ impl UserWork {
     pub(super) fn push_to(&self, hub: &Hub) {
         if !self.live.is_empty() {
             hub.push(&self.user, &self.live);
+        } else if !hub.bus().is_alone() && self.items.iter().any(|item| matches!(item, UserItem::Deliver(_))) {
+            // It was all there already, but whoever brought it may have died before he told anybody.
+            hub.moved(&self.user, self.head.position.seq);
         }
     }
 
@@ -196,8 +199,11 @@ impl Inner {
             // A user's lane never asks whose it was: reloaded and redone, its rows make it once. What
             // stands there already is not pushed again, so sessions are told to read it.
             if let Decided::Refused(now) | Decided::Doubtful(now) = outcome {
-                if !planted(Bug::RefusalToldToNobody) {
-                    self.hub.moved(&work.user, now.position.seq);
+                match outcome {
+                    _ if planted(Bug::RefusalToldToNobody) => {}
+                    // It may have been ours, and then no other node tells of it.
+                    Decided::Doubtful(_) => self.hub.moved(&work.user, now.position.seq),
+                    _ => self.hub.moved_here(&work.user, now.position.seq),
                 }
                 match work.inbox.as_mut().filter(|_| planted(Bug::InboxKeptAfterRefusal)) {
                     Some(inbox) => inbox.head = self.store.head(&inbox.timeline).await.unwrap_or_default(),
@@ -235,6 +241,7 @@ impl Inner {
             Some(inbox) => inbox,
             none => none.insert(Inbox::load(&*self.store, &work.user).await?),
         };
+        self.note_time(inbox.head);
         let mut draft = Draft::new(inbox.head, self.clock.now_ms());
         work.live.clear();
         work.answers.clear();

@@ -1,74 +1,163 @@
-//! The hub: which sessions a user has on this node, and the way to them.
+//! The hub: which sessions a user has on this node, and the way to them; by the bus also to those on
+//! other nodes.
 //!
 //! Knows no store and no rules. Nobody ever waits here: a session whose queue is full stops following
 //! and reads its log instead. What is pushed must be durable before (the caller's duty).
 //!
 //! A session registers first and follows later: until [`Registration::follow`] has returned true, pushes
 //! only note the newest number. So there is no moment in which an entry is neither in a page read after
-//! registering nor in the queue. How it can hurt: a lock held here for long stops every fan-out of that
+//! registering nor in the queue. The same holds for other nodes' entries once [`Registration::heard`] has
+//! returned: the user's subject is subscribed while a session of his is here. How it can hurt: a lock held here for long stops every fan-out of that
 //! user's shard, so nothing is done under it but pointer work.
 
 mod seat;
 
-use std::sync::Arc;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
+pub use crate::bus::Live;
+use crate::bus::{Bus, Note, Stands, Subject, Subscription, alone};
 use crate::protocol::{CloseCode, DeviceId, UserId};
 use seat::Seat;
 pub use seat::{QUEUE_BOUND, Registration, Signal};
 
-/// One entry of a user's sync timeline on its way to that user's live sessions.
-#[derive(Debug, Clone)]
-pub struct Live {
-    /// Its number in the user's sync timeline.
-    pub seq: u64,
-    /// What follows `{"seq":N,` on the wire, encoded once for all members; `None` when this reader is
-    /// not shown the entry (its number still counts).
-    pub text: Option<Arc<str>>,
-    /// Changes what earlier entries show (recall, edit, delete, clear, read): a frame with this and
-    /// other entries must be read from the log, where everything superseded is left out.
-    pub changes_earlier: bool,
-}
+/// Takes [`Note::Other`] about a user: the node it came from, its kind, its payload. Must not block.
+pub type OnOther = Box<dyn Fn(&UserId, u64, u8, Bytes) + Send + Sync>;
 
 /// All sessions of this node by user.
-#[derive(Debug, Default)]
 pub struct Hub {
-    users: DashMap<UserId, Vec<Arc<Seat>>>,
+    bus: Arc<dyn Bus>,
+    users: DashMap<UserId, Present>,
+    on_other: OnceLock<OnOther>,
     next: AtomicU64,
     sessions: AtomicU64,
     deliveries: AtomicU64,
     overflows: AtomicU64,
 }
 
+/// A user with sessions here.
+#[derive(Debug, Default)]
+struct Present {
+    seats: Vec<Arc<Seat>>,
+    /// Of his subject, when there are other nodes.
+    subscription: Option<Box<Subscription>>,
+}
+
+impl Default for Hub {
+    /// The hub of a node without others.
+    fn default() -> Self {
+        Self::new(alone(0))
+    }
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub").field("bus", &self.bus).field("sessions", &self.sessions()).finish_non_exhaustive()
+    }
+}
+
 impl Hub {
+    /// The hub of the bus's node.
+    pub fn new(bus: Arc<dyn Bus>) -> Self {
+        Self {
+            bus,
+            users: DashMap::new(),
+            on_other: OnceLock::new(),
+            next: AtomicU64::new(0),
+            sessions: AtomicU64::new(0),
+            deliveries: AtomicU64::new(0),
+            overflows: AtomicU64::new(0),
+        }
+    }
+
+    /// The way to other nodes.
+    pub fn bus(&self) -> &Arc<dyn Bus> {
+        &self.bus
+    }
+
+    /// Who takes the notes about users that the hub does not know. Can be set once.
+    pub fn set_on_other(&self, on_other: OnOther) {
+        let set = self.on_other.set(on_other);
+        debug_assert!(set.is_ok(), "set twice");
+    }
+
     /// Takes a session in. An older session of the same device is asked to close with 4509 and gets
     /// nothing more. Dropping the registration takes it out.
     pub fn register(self: &Arc<Self>, user: &UserId, device: &DeviceId) -> Registration {
         let seat = Arc::new(Seat::new(self.next.fetch_add(1, Ordering::Relaxed), device.clone()));
-        let mut seats = self.users.entry(user.clone()).or_default();
-        if let Some(older) = seats.iter_mut().find(|seat| seat.device == *device) {
+        let mut present = self.users.entry(user.clone()).or_default();
+        if present.subscription.is_none() && !self.bus.is_alone() {
+            present.subscription = Some(Box::new(self.subscribe(user)));
+        }
+        if let Some(older) = present.seats.iter_mut().find(|seat| seat.device == *device) {
             older.ask_to_close(CloseCode::Replaced);
             *older = Arc::clone(&seat);
         } else {
-            seats.push(Arc::clone(&seat));
+            present.seats.push(Arc::clone(&seat));
             // Most users have a device or two: no room kept for more.
-            seats.shrink_to_fit();
+            present.seats.shrink_to_fit();
         }
-        drop(seats);
+        drop(present);
         self.sessions.fetch_add(1, Ordering::Relaxed);
         Registration::new(Arc::clone(self), user.clone(), seat)
     }
 
     fn unregister(&self, user: &UserId, seat: &Seat) {
         self.sessions.fetch_sub(1, Ordering::Relaxed);
-        if let Entry::Occupied(mut seats) = self.users.entry(user.clone()) {
-            seats.get_mut().retain(|other| other.number != seat.number);
-            if seats.get().is_empty() {
-                seats.remove();
+        if let Entry::Occupied(mut present) = self.users.entry(user.clone()) {
+            present.get_mut().seats.retain(|other| other.number != seat.number);
+            if present.get().seats.is_empty() {
+                present.remove();
             }
+        }
+    }
+
+    fn subscribe(self: &Arc<Self>, user: &UserId) -> Subscription {
+        let (hub, user) = (Arc::downgrade(self), user.clone());
+        let subject = Subject::User(user.clone());
+        let hear = move |node, note| {
+            if let Some(hub) = hub.upgrade() {
+                hub.hear(&user, node, note);
+            }
+        };
+        self.bus.subscribe(&subject, Arc::new(hear))
+    }
+
+    /// When the user's subject is heard; `None`: he has no session here.
+    fn stands(&self, user: &UserId) -> Option<Stands> {
+        Some(self.users.get(user)?.subscription.as_ref()?.stands())
+    }
+
+    /// What another node tells of a user with a session here.
+    fn hear(&self, user: &UserId, node: u64, note: Note) {
+        match note {
+            Note::Entries(entries) => self.push_here(user, &entries),
+            Note::Moved { head } => self.moved_here(user, head),
+            Note::Connected { device, at_ms } => {
+                let older = |seat: &Seat| seat.is_older((at_ms, node), self.bus.node());
+                if self.with_seat(user, &device, older) == Some(true) {
+                    self.close_here(user, Some(&device), CloseCode::Replaced);
+                }
+            }
+            Note::Close { device, code } => self.close_here(user, device.as_ref(), code),
+            Note::Other { kind, payload } => {
+                if let Some(on_other) = self.on_other.get() {
+                    on_other(user, node, kind, payload);
+                }
+            }
+            Note::Probe => {}
+        }
+    }
+
+    /// Sends a note about a user to the nodes where he has sessions. Never waits.
+    pub fn publish(&self, user: &UserId, note: &Note) {
+        if !self.bus.is_alone() {
+            self.bus.publish(&Subject::User(user.clone()), note);
         }
     }
 
@@ -77,10 +166,17 @@ impl Hub {
         self.users.contains_key(user)
     }
 
-    /// Hands durable entries, in order, to every session of the user. Never waits.
+    /// Hands durable entries, in order, to every session of the user, here and on other nodes. Never waits.
     pub fn push(&self, user: &UserId, entries: &[Live]) {
-        let Some(seats) = self.users.get(user) else { return };
-        for seat in seats.iter() {
+        self.push_here(user, entries);
+        if !self.bus.is_alone() {
+            Note::of_entries(entries).iter().for_each(|note| self.publish(user, note));
+        }
+    }
+
+    fn push_here(&self, user: &UserId, entries: &[Live]) {
+        let Some(present) = self.users.get(user) else { return };
+        for seat in &present.seats {
             match seat.push(entries) {
                 seat::Pushed::Queued => {
                     self.deliveries.fetch_add(entries.len() as u64, Ordering::Relaxed);
@@ -94,10 +190,16 @@ impl Hub {
     }
 
     /// The user's timeline has come to `head` by entries that were not pushed here (another node's, or
-    /// those of a commit whose outcome was unknown): his sessions read their log. Never waits.
+    /// those of a commit whose outcome was unknown): his sessions here read their log. Never waits.
+    pub fn moved_here(&self, user: &UserId, head: u64) {
+        let Some(present) = self.users.get(user) else { return };
+        present.seats.iter().for_each(|seat| seat.moved(head));
+    }
+
+    /// [`Hub::moved_here`] on every node: perhaps nobody was told of the entries.
     pub fn moved(&self, user: &UserId, head: u64) {
-        let Some(seats) = self.users.get(user) else { return };
-        seats.iter().for_each(|seat| seat.moved(head));
+        self.moved_here(user, head);
+        self.publish(user, &Note::Moved { head });
     }
 
     /// Whether this device has a session here.
@@ -105,15 +207,16 @@ impl Hub {
         self.with_seat(user, device, |_| ()).is_some()
     }
 
-    /// Asks the session of this device to close with a code, if it is here.
-    pub fn close(&self, user: &UserId, device: &DeviceId, code: CloseCode) {
-        self.with_seat(user, device, |seat| seat.ask_to_close(code));
+    /// Asks the sessions of this device (none: of every device) to close with a code, on every node.
+    pub fn close(&self, user: &UserId, device: Option<&DeviceId>, code: CloseCode) {
+        self.close_here(user, device, code);
+        self.publish(user, &Note::Close { device: device.cloned(), code });
     }
 
-    /// Asks every session of the user here to close with a code.
-    pub fn close_all(&self, user: &UserId, code: CloseCode) {
-        let Some(seats) = self.users.get(user) else { return };
-        seats.iter().for_each(|seat| seat.ask_to_close(code));
+    fn close_here(&self, user: &UserId, device: Option<&DeviceId>, code: CloseCode) {
+        let Some(present) = self.users.get(user) else { return };
+        let seats = present.seats.iter().filter(|seat| device.is_none_or(|device| seat.device == *device));
+        seats.for_each(|seat| seat.ask_to_close(code));
     }
 
     /// The largest seq this device's session here has acknowledged.
@@ -122,13 +225,13 @@ impl Hub {
     }
 
     fn with_seat<R>(&self, user: &UserId, device: &DeviceId, f: impl FnOnce(&Seat) -> R) -> Option<R> {
-        let seats = self.users.get(user)?;
-        seats.iter().find(|seat| seat.device == *device).map(|seat| f(seat))
+        let present = self.users.get(user)?;
+        present.seats.iter().find(|seat| seat.device == *device).map(|seat| f(seat))
     }
 
     /// Ways to ask every session of this moment to close; for draining.
     pub fn closers(&self) -> Vec<Closer> {
-        self.users.iter().flat_map(|seats| seats.iter().cloned().map(Closer).collect::<Vec<_>>()).collect()
+        self.users.iter().flat_map(|present| present.seats.iter().cloned().map(Closer).collect::<Vec<_>>()).collect()
     }
 
     /// Sessions registered now, those just replaced included.

@@ -6,15 +6,22 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::task::AtomicWaker;
+use tokio::time::Instant;
 
 use super::{Hub, Live};
+use crate::bus::Note;
 use crate::planted::{Bug, planted};
 use crate::protocol::{CloseCode, DeviceId, UserId};
 
 /// Entries a session may have waiting. A session that has more reads its log.
 pub const QUEUE_BOUND: usize = 256;
+
+/// Two connections of one device at two nodes may be of the same moment for so long; then their clocks
+/// say which is the newer one.
+const SAME_MOMENT: Duration = Duration::from_secs(2);
 
 /// Room kept in an emptied buffer; more is given back.
 const KEPT_ROOM: usize = 8;
@@ -26,6 +33,9 @@ pub(super) struct Seat {
     state: Mutex<State>,
     waker: AtomicWaker,
     acked: AtomicU64,
+    /// When it connected, by this node's clock; 0: not told yet.
+    at_ms: AtomicU64,
+    since: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -51,7 +61,15 @@ pub(super) enum Pushed {
 
 impl Seat {
     pub(super) fn new(number: u64, device: DeviceId) -> Self {
-        Self { number, device, state: Mutex::default(), waker: AtomicWaker::new(), acked: AtomicU64::new(0) }
+        Self {
+            number,
+            device,
+            state: Mutex::default(),
+            waker: AtomicWaker::new(),
+            acked: AtomicU64::new(0),
+            at_ms: AtomicU64::new(0),
+            since: Instant::now(),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -60,9 +78,12 @@ impl Seat {
     }
 
     pub(super) fn push(&self, entries: &[Live]) -> Pushed {
-        let Some(last) = entries.last() else { return Pushed::Noted };
         let mut state = self.state();
-        state.newest = state.newest.max(last.seq);
+        // What was pushed or told of before comes doubled or late, by the bus.
+        let known = entries.partition_point(|entry| entry.seq <= state.newest);
+        let entries = entries.get(known..).unwrap_or_default();
+        let Some(last) = entries.last() else { return Pushed::Noted };
+        state.newest = last.seq;
         if !state.following {
             return Pushed::Noted;
         }
@@ -88,6 +109,14 @@ impl Seat {
             state.queue = Vec::new();
             self.signal(state);
         }
+    }
+
+    /// Whether the device's connection to another node (its time and name) is newer than this one to the
+    /// node `here`. One not told yet is the newest of all. Of two of the same moment each node finds the
+    /// same one older, so one of them stays.
+    pub(super) fn is_older(&self, other: (u64, u64), here: u64) -> bool {
+        let at_ms = self.at_ms.load(Ordering::Relaxed);
+        at_ms != 0 && ((at_ms, here) < other || self.since.elapsed() > SAME_MOMENT)
     }
 
     pub(super) fn ask_to_close(&self, code: CloseCode) {
@@ -132,6 +161,23 @@ pub struct Registration {
 impl Registration {
     pub(super) fn new(hub: Arc<Hub>, user: UserId, seat: Arc<Seat>) -> Self {
         Self { hub, user, seat }
+    }
+
+    /// Waits, at most so long, until what other nodes push for this user comes here. A silent bus is not
+    /// waited for: heartbeats find what it hides.
+    pub async fn heard(&self, at_most: Duration) {
+        if self.hub.bus.is_usable()
+            && let Some(stands) = self.hub.stands(&self.user)
+        {
+            stands.wait(at_most).await;
+        }
+    }
+
+    /// Tells other nodes that the device is here now (milliseconds since 1970): an older session of it
+    /// there is asked to close with 4509.
+    pub fn announce(&self, at_ms: u64) {
+        self.seat.at_ms.store(at_ms.max(1), Ordering::Relaxed);
+        self.hub.publish(&self.user, &Note::Connected { device: self.seat.device.clone(), at_ms });
     }
 
     /// Starts to follow behind `position`, if nothing above it was pushed yet: entries now come through

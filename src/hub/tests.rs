@@ -2,9 +2,14 @@
 
 use std::future::poll_fn;
 
+use std::time::Duration;
+
 use futures::FutureExt;
 
 use super::*;
+use crate::bus::{Exchange, Identity, MAX_NOTE};
+
+const PATIENCE: Duration = Duration::from_secs(5);
 
 fn user(name: &str) -> UserId {
     UserId::parse(name).expect("a user")
@@ -111,14 +116,98 @@ fn a_device_can_be_asked_to_close_and_tells_what_it_acknowledged() {
     let seat = hub.register(&alice, &phone);
     seat.set_acked(41);
     assert_eq!(hub.acked(&alice, &phone), Some(41));
-    hub.close(&alice, &device("other"), CloseCode::Revoked);
+    hub.close(&alice, Some(&device("other")), CloseCode::Revoked);
     assert!(!signalled(&seat));
-    hub.close(&alice, &phone, CloseCode::Revoked);
+    hub.close(&alice, Some(&phone), CloseCode::Revoked);
     for closer in hub.closers() {
         closer.close(CloseCode::Restart);
     }
     assert!(signalled(&seat));
     assert_eq!(taken(&seat).0, Signal::Close(CloseCode::Revoked), "the first code stands");
+}
+
+/// A hub of its own for each node of an exchange.
+fn nodes(exchange: &Exchange) -> [Arc<Hub>; 2] {
+    [1, 2].map(|node| {
+        let epoch = Arc::new(|| "e".to_owned());
+        Arc::new(Hub::new(exchange.join(Identity { node, epoch })))
+    })
+}
+
+#[tokio::test]
+async fn what_one_node_pushes_reaches_the_sessions_of_another() {
+    let exchange = Exchange::default();
+    let [here, there] = nodes(&exchange);
+    let (alice, phone) = (user("alice"), device("phone"));
+    let seat = there.register(&alice, &phone);
+    seat.heard(PATIENCE).await;
+    assert!(seat.follow(0));
+    here.push(&alice, &live(1..=2));
+    assert_eq!(taken(&seat), (Signal::Entries, vec![1, 2]));
+    there.push(&alice, &live(1..=3));
+    assert_eq!(taken(&seat), (Signal::Entries, vec![3]), "what came doubled is not queued again");
+    here.push(&alice, &[Live { seq: 4, text: Some("x".repeat(MAX_NOTE).into()), changes_earlier: false }]);
+    assert_eq!(taken(&seat), (Signal::Behind, vec![]), "too large for the bus: it is read");
+    assert!(seat.follow(4));
+    here.moved(&alice, 3);
+    assert!(!signalled(&seat), "late news");
+    exchange.silence(true);
+    here.push(&alice, &live(5..=5));
+    exchange.silence(false);
+    here.push(&alice, &live(6..=6));
+    assert_eq!(taken(&seat), (Signal::Entries, vec![6]), "the gap is the session's to see");
+    drop(seat);
+    assert!(there.users.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_connects_to_another_node_leaves_the_first() {
+    let exchange = Exchange::default();
+    let [here, there] = nodes(&exchange);
+    let (alice, phone) = (user("alice"), device("phone"));
+    let older = here.register(&alice, &phone);
+    older.announce(1000);
+    let other = here.register(&alice, &device("tablet"));
+    other.announce(1000);
+    let newer = there.register(&alice, &phone);
+    newer.announce(1001);
+    assert_eq!(taken(&older).0, Signal::Close(CloseCode::Replaced));
+    assert!(!signalled(&newer) && !signalled(&other));
+    // A clock that is behind does not keep the older one alive.
+    tokio::time::sleep(PATIENCE).await;
+    let newest = here.register(&alice, &phone);
+    newest.announce(500);
+    assert_eq!(taken(&newer).0, Signal::Close(CloseCode::Replaced));
+    assert!(!signalled(&newest));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_connections_of_one_moment_one_stays() {
+    let exchange = Exchange::default();
+    let [here, there] = nodes(&exchange);
+    let (alice, phone) = (user("alice"), device("phone"));
+    let (one, two) = (here.register(&alice, &phone), there.register(&alice, &phone));
+    one.announce(1000);
+    two.announce(1000);
+    one.announce(1000);
+    assert!(signalled(&one) && !signalled(&two), "the higher name stays");
+}
+
+#[tokio::test]
+async fn closing_reaches_every_node_and_so_do_notes_the_hub_does_not_know() {
+    let exchange = Exchange::default();
+    let [here, there] = nodes(&exchange);
+    let (alice, phone) = (user("alice"), device("phone"));
+    let seats = [there.register(&alice, &phone), there.register(&alice, &device("tablet"))];
+    here.close(&alice, Some(&phone), CloseCode::Revoked);
+    assert!(signalled(&seats[0]) && !signalled(&seats[1]));
+    here.close(&alice, None, CloseCode::Revoked);
+    assert!(signalled(&seats[1]));
+    let (tell, told) = std::sync::mpsc::channel();
+    let on_other = move |user: &UserId, node, kind, payload| drop(tell.send((user.clone(), node, kind, payload)));
+    there.set_on_other(Box::new(on_other));
+    here.publish(&alice, &Note::Other { kind: 3, payload: Bytes::from_static(b"typing") });
+    assert_eq!(told.try_recv(), Ok((alice, 1, 3, Bytes::from_static(b"typing"))));
 }
 
 #[test]

@@ -208,6 +208,15 @@ pub struct ConversationsPage {
     pub next: Option<String>,
 }
 
+/// What a notification came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+pub struct NotificationMade {
+    /// Users told now; one for everybody counts as one.
+    pub made: u64,
+    /// Those told before under this key.
+    pub duplicates: u64,
+}
+
 /// Tokens issued up to then are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Revoked {

@@ -194,6 +194,24 @@ impl ConvId {
         &*self.0 == Self::EVERYBODY
     }
 
+    /// The log behind the notifications of one user: `s:<user>`. No request reaches it.
+    #[must_use]
+    pub fn notices(user: &UserId) -> Self {
+        Self(Arc::from(format!("s:{user}")))
+    }
+
+    /// Whose notifications these are; `None` when the name is outside that space or malformed.
+    #[must_use]
+    pub fn notices_of(&self) -> Option<UserId> {
+        UserId::parse(self.0.strip_prefix("s:")?).ok()
+    }
+
+    /// Whether the name is in a space no client may name: the logs behind notifications.
+    #[must_use]
+    pub fn is_reserved(&self) -> bool {
+        self.0.starts_with("s:")
+    }
+
     /// The direct conversation of two users: `d:<a>:<b>`, sorted bytewise, whatever the order given.
     /// The same user twice gives `d:a:a`, which no rule accepts; the caller refuses it before.
     #[must_use]

@@ -11,6 +11,7 @@
 
 mod accept;
 mod address;
+mod alive;
 pub mod api;
 mod drain;
 mod metrics;
@@ -32,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{KeyError, Verifier};
+use crate::bus::{self, Bus, Identity};
 use crate::config::{Clock, Settings, TokenKey};
 use crate::engine::Engine;
 use crate::hub::Hub;
@@ -61,6 +63,9 @@ pub enum Error {
     /// A listener could not be made.
     #[error("{0}: {1}")]
     Listen(String, std::io::Error),
+    /// The bus cannot be used.
+    #[error("{0}")]
+    Bus(#[from] bus::nats::Error),
     /// The store could not be read when undone work was looked for.
     #[error("{0}")]
     Store(#[from] store::Error),
@@ -99,9 +104,33 @@ impl Parts {
         clock: Clock,
         incarnation: u64,
     ) -> Result<Self, Error> {
-        let hub = Arc::new(Hub::default());
+        let bus = match &settings.nats {
+            Some(address) => {
+                // The counters' recorder first: handles looked up before it exists would count nowhere.
+                metrics::handle();
+                let of_store = Arc::clone(&store);
+                let identity = Identity { node: incarnation, epoch: Arc::new(move || of_store.epoch()) };
+                bus::nats::connect(address, identity).await?
+            }
+            None => bus::alone(incarnation),
+        };
+        Self::assemble_on(bus, settings, store, verifier, clock).await
+    }
+
+    /// [`Parts::assemble`] for the node of this bus.
+    pub async fn assemble_on(
+        bus: Arc<dyn Bus>,
+        settings: &Settings,
+        store: Arc<dyn Store>,
+        verifier: Verifier,
+        clock: Clock,
+    ) -> Result<Self, Error> {
+        let incarnation = bus.node();
+        let hub = Arc::new(Hub::new(bus));
         let engine =
             Engine::new(Arc::clone(&store), Arc::clone(&hub), clock.clone(), settings.policy.clone(), incarnation);
+        // Its word before its first mark.
+        engine.renew().await?;
         let recovered = engine.recover().await?;
         if recovered > 0 {
             tracing::info!(conversations = recovered, "finished deliveries left undone");
@@ -129,6 +158,7 @@ struct Peer(SocketAddr);
 /// What all connections of a server share.
 struct House {
     sessions: Arc<session::Shared>,
+    engine: Engine,
     store: Arc<dyn Store>,
     hub: Arc<Hub>,
     api: Option<Arc<api::Api>>,
@@ -161,6 +191,7 @@ impl House {
     fn new(settings: &Settings, parts: Parts) -> Self {
         let stopping = CancellationToken::new();
         let api = api::Api::new(parts.engine.clone(), &settings.api_keys, settings.policy.max_body_bytes);
+        let engine = parts.engine.clone();
         let sessions = session::Shared::new(
             parts.engine,
             Arc::clone(&parts.hub),
@@ -177,6 +208,7 @@ impl House {
         );
         Self {
             sessions: Arc::new(sessions),
+            engine,
             store: parts.store,
             hub: parts.hub,
             api,
@@ -225,6 +257,11 @@ impl Server {
         let router = routes::router(Arc::clone(&house), page);
         house.tracker.spawn(accept::accept(Arc::clone(&house), listener, router, tls));
         house.tracker.spawn(tidy(house.stopping.clone()));
+        if !house.store.together() {
+            // Not tracked: what is under way there needs no end, another node does it as well.
+            tokio::spawn(alive::renew(Arc::downgrade(&house)));
+            tokio::spawn(alive::finish(Arc::downgrade(&house)));
+        }
         let (drain_spread, drain_deadline) = (settings.drain_spread, settings.drain_deadline);
         Ok(Handle { addr, metrics_addr, house, drain_spread, drain_deadline })
     }

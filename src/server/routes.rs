@@ -47,10 +47,14 @@ async fn ready(State(house): State<Arc<House>>) -> (StatusCode, &'static str) {
     let Ok(user) = UserId::parse(READY_USER) else {
         return (StatusCode::INTERNAL_SERVER_ERROR, "\n");
     };
-    match timeout(READY_DEADLINE, house.store.head(&TimelineId::User(user))).await {
-        Ok(Ok(_)) => (StatusCode::OK, "ready\n"),
-        _ => (StatusCode::SERVICE_UNAVAILABLE, "store unavailable\n"),
-    }
+    let why = match timeout(READY_DEADLINE, house.store.head(&TimelineId::User(user))).await {
+        Ok(Ok(_)) if !house.hub.bus().is_usable() => "bus unavailable\n",
+        Ok(Ok(_)) if !house.engine.is_renewed() => "other nodes do not know that this one is alive\n",
+        Ok(Ok(_)) if house.engine.is_behind() => "this machine's clock is over a minute behind\n",
+        Ok(Ok(_)) => return (StatusCode::OK, "ready\n"),
+        _ => "store unavailable\n",
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, why)
 }
 
 /// On the public port only for who is on this machine, and not for a proxy there that passes on others.

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
@@ -20,6 +21,8 @@ use crate::protocol::{
     ClientFrame, CloseCode, ErrorCode, ErrorFrame, Hello, MsgId, Reset, ResetReason, ServerFrame, SyncMode, Welcome,
 };
 
+/// A bus that says nothing is not waited for longer; heartbeats find what it hides.
+const BUS_DEADLINE: Duration = Duration::from_millis(500);
 /// Frames of the wrong kind before `hello`; more end the connection.
 const MAX_STRAYS: u32 = 8;
 /// Unreadable frames of one connection; the third ends it.
@@ -82,6 +85,9 @@ pub(super) async fn greet<S: Transport>(
     if let Err(refusal) = shared.engine.check_token(&caller, identity.issued_at_ms).await {
         return Err(refused(shared, socket, hello.id, &refusal));
     }
+    // Other nodes' entries come here before the head is looked at, as this node's do.
+    seat.heard(BUS_DEADLINE).await;
+    seat.announce(shared.clock.now_ms());
     let standing = match shared.engine.hello(&caller, hello.client.clone()).await {
         Ok(standing) => standing,
         Err(refusal) => return Err(refused(shared, socket, hello.id, &refusal)),

@@ -88,6 +88,8 @@ pub(super) struct Session<S> {
     pub(super) unanswered_pings: u32,
     pinging: bool,
     last_write: Instant,
+    /// When the head was last asked for because the bus may be silent.
+    last_look: Instant,
     events: u32,
     /// A due time moved forward: the timer must be set anew.
     pub(super) rearm: bool,
@@ -110,6 +112,7 @@ impl<S: Transport> Session<S> {
             unanswered_pings: 0,
             pinging: false,
             last_write: Instant::now(),
+            last_look: Instant::now(),
             events: 0,
             rearm: false,
         }
@@ -239,7 +242,8 @@ impl<S: Transport> Session<S> {
         let now = Instant::now();
         let left = self.valid_until_ms.saturating_sub(self.shared().clock.now_ms());
         let heartbeat = self.shared().limits.heartbeat;
-        let mut due = (self.last_write + heartbeat).max(now + Duration::from_millis(1));
+        let look = if self.shared().hub.bus().is_alone() { self.last_write } else { self.last_look };
+        let mut due = (self.last_write.min(look) + heartbeat).max(now + Duration::from_millis(1));
         if self.pinging {
             due = now + heartbeat;
         }
@@ -256,10 +260,14 @@ impl<S: Transport> Session<S> {
             return Err(CloseCode::TokenExpired.into());
         }
         self.retry_page();
-        if self.pinging || self.last_write.elapsed() < self.shared().limits.heartbeat {
+        let quiet = self.is_quiet();
+        // With other nodes the head is asked for even while answers flow: a silent bus hides entries.
+        let heartbeat = self.shared().limits.heartbeat;
+        let blind = !self.shared().hub.bus().is_alone() && self.last_look.elapsed() >= heartbeat;
+        if self.pinging || !(quiet || blind) {
             return Ok(());
         }
-        if self.unanswered_pings >= MISSED_PONGS {
+        if quiet && self.unanswered_pings >= MISSED_PONGS {
             return Err(CloseCode::HeartbeatMissed.into());
         }
         self.pinging = true;
@@ -277,6 +285,11 @@ impl<S: Transport> Session<S> {
         Ok(())
     }
 
+    /// Nothing was written for a heartbeat.
+    fn is_quiet(&self) -> bool {
+        self.last_write.elapsed() >= self.shared().limits.heartbeat
+    }
+
     /// The head for a heartbeat is known, or at least what we have seen of it.
     fn ping(&mut self, result: Result<Standing, Refusal>) -> Result<(), End> {
         if result.as_ref().is_err_and(|refusal| refusal.code == ErrorCode::Revoked) {
@@ -284,11 +297,14 @@ impl<S: Transport> Session<S> {
         }
         self.pinging = false;
         self.rearm = true;
+        self.last_look = Instant::now();
         let seen = self.cursor.sent().max(self.presence.seat.newest());
         let head_seq = result.map_or(seen, |standing| standing.head.max(seen));
-        self.unanswered_pings += 1;
-        self.shared().meters.pings_out.increment(1);
-        self.socket.feed_text(&ServerFrame::Ping { head_seq }.to_json());
+        if self.is_quiet() {
+            self.unanswered_pings += 1;
+            self.shared().meters.pings_out.increment(1);
+            self.socket.feed_text(&ServerFrame::Ping { head_seq }.to_json());
+        }
         // Nothing may be missed for longer than a heartbeat, even if no push arrived at all.
         self.noticed_head(head_seq);
         Ok(())

@@ -38,6 +38,7 @@
 //! one that answers `Conflict` for an attempt that can still land doubles them.
 
 pub mod conformance;
+pub mod cql;
 pub mod embedded;
 pub mod sim;
 
@@ -282,7 +283,8 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<(RowKey, Bytes)>>>;
 
-    /// Timelines that exist, ascending, after the given one; for `verify`, `inspect`, `migrate`.
+    /// Timelines that exist, each once, in an order of the store's own that does not change, after the
+    /// given one (one that was listed before); for `verify`, `inspect`, `migrate`.
     fn timelines<'a>(&'a self, after: Option<TimelineId>, limit: usize) -> BoxFuture<'a, Result<Vec<TimelineId>>>;
 
     /// Stores that commit together: conversations whose `fanned` is below their head.
@@ -296,6 +298,14 @@ pub trait Store: Send + Sync + 'static {
 
     /// All marks.
     fn marks(&self) -> BoxFuture<'_, Result<Vec<Mark>>>;
+
+    /// For `migrate`: lets a timeline that nobody has written stand at `head`, without the entries up to
+    /// there (its floor is its number). Durable when `Applied`; `Conflict`: somebody has written it.
+    fn begin_at(&self, timeline: TimelineId, head: Head) -> BoxFuture<'_, Result<Outcome>> {
+        let _ = (timeline, head);
+        let refused = Error::Unavailable("nothing can be migrated into this store".to_owned());
+        futures::future::ready(Err(refused)).boxed()
+    }
 
     /// Says that the node of this incarnation is alive; the word holds for `ttl` by the store's clock. A
     /// store of one process has no other nodes and forgets it.

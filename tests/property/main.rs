@@ -195,7 +195,7 @@ fn the_same_seed_is_the_same_history() {
 }
 
 /// The generator is blind to none of the bugs it is here for: each planted alone is found.
-/// `RUSTFLAGS="--cfg planted_bugs" cargo test --test property planted -- --nocapture`
+/// `RUSTC_WORKSPACE_WRAPPER=$PWD/scripts/planted-rustc cargo test --test property planted -- --nocapture`
 #[cfg(planted_bugs)]
 #[test]
 fn every_planted_bug_is_found() {

@@ -7,8 +7,8 @@
 //! stopped at exact moments.
 //!
 //! Not here, because what they are about is not built yet: rule 10 (large conversations and heads), rule
-//! 11 (buckets: CQL only), of rule 7 notifications, of rule 12 the new epoch after a restore, of rule 9
-//! the readiness of a node whose clock is behind. Rule 13 is the client library's own, one scenario here.
+//! 11 (buckets: CQL only), of rule 12 the new epoch after a restore, of rule 9 the readiness of a node
+//! whose clock is behind. Rule 13 is the client library's own, one scenario here.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs, unreachable_pub)]
 
 mod crash;
@@ -100,6 +100,8 @@ promises! {
     rule_5_own_effect::what_was_answered_unavailable_is_found_by_the_resend notices [],
     rule_5_own_effect::requests_decided_together_see_each_other notices [],
     rule_7_everything::a_receipt_survives_death_at_any_write notices [ReceiptAfterRead],
+    rule_7_everything::a_notification_survives_death_at_any_write notices [],
+    rule_7_everything::a_notification_is_made_once_and_stands_in_the_one_order notices [],
     rule_7_everything::a_recall_reaches_who_is_off_line notices [RecallSkipsOffLine],
     rule_7_everything::a_delete_is_not_overtaken_by_its_message notices [DeleteOvertaken],
     rule_7_everything::a_recall_subtracts_only_what_counts notices [RecallAlwaysSubtracts],

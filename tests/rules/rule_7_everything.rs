@@ -1,7 +1,8 @@
 //! Rule 7: receipts, recalls and membership reach whom they concern as surely as messages do. Rule 8:
-//! `unread` is a fold over what was delivered. (Notifications come with the server API.)
+//! `unread` is a fold over what was delivered. So do notifications of the server API.
 
-use everline::protocol::Event;
+use everline::engine::{Notified, Recipients};
+use everline::protocol::{ErrorCode, Event, MsgId};
 
 use super::gate::When;
 use super::oracle::all_delivered;
@@ -32,6 +33,85 @@ pub async fn a_receipt_survives_death_at_any_write() -> Proof {
         }
     }
     Ok(())
+}
+
+/// alice and bob are told something; the node dies at any write; the same is ordered again.
+pub async fn a_notification_survives_death_at_any_write() -> Proof {
+    for (together, when) in [(false, When::Before), (false, When::After), (true, When::Before), (true, When::After)] {
+        for write in 1.. {
+            ensure!(write < 30, "notifying has no end");
+            let world = World::new(together);
+            let first = world.node();
+            first.send("bob", &direct("alice", "bob"), "m1").await?;
+            rest().await;
+            let node = world.restart(&first).await?;
+            node.gate.kill_at(write, when);
+            let engine = node.engine.clone();
+            let started = tokio::spawn(async move { engine_notify(&engine, "k1", "hi").await });
+            rest().await;
+            let (died, acked) = (node.gate.is_dead(), started.is_finished() && started.await.unwrap().is_ok());
+            let next = world.restart(&node).await?;
+            rest().await;
+            let told = |log: Vec<String>| log.iter().filter(|entry| *entry == "notification").count();
+            for who in ["alice", "bob"] {
+                let found = told(next.log(who).await?);
+                ensure!(found == 1 || (found == 0 && !acked), "{who} has {found} notifications, acked: {acked}");
+            }
+            notify(&next, "k1", "hi").await?;
+            rest().await;
+            for who in ["alice", "bob"] {
+                ensure_eq!(told(next.log(who).await?), 1, "{who}'s notifications, died {when:?} write {write}");
+            }
+            ensure_eq!(world.sim.all_marks().len(), 0, "marks left");
+            if !died {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One key, one notification; and it leaves no trace but in the one order of what its users learn.
+pub async fn a_notification_is_made_once_and_stands_in_the_one_order() -> Proof {
+    for together in [false, true] {
+        let world = World::new(together);
+        let (node, conv) = (world.node(), direct("alice", "bob"));
+        node.send("bob", &conv, "m1").await?;
+        ensure_eq!(notify(&node, "k1", "hi").await?, Notified { made: 2, duplicates: 0 }, "the first call");
+        node.send("bob", &conv, "m2").await?;
+        ensure_eq!(notify(&node, "k1", "hi").await?, Notified { made: 0, duplicates: 2 }, "the same again");
+        let other = engine_notify(&node.engine, "k1", "ho").await;
+        ensure_eq!(other.map_err(|refusal| refusal.code), Err(ErrorCode::IdempotencyConflict), "another content");
+        rest().await;
+        ensure_eq!(node.log("alice").await?, ["message 1 m1", "notification", "message 2 m2"], "alice's log");
+        let last = node.events("bob").await?.remove(1);
+        let plain = matches!(last, Event::Notification { conv_id: None, conv_seq: None, .. });
+        ensure!(plain, "bob is told {last:?}");
+        let lines = node.conversations("alice").await?;
+        ensure_eq!(lines.iter().map(|line| &line.conv_id).collect::<Vec<_>>(), [&conv], "alice's list");
+        for request in [history, |conv: &_| send(conv, "x"), |conv: &_| read(conv, 1), |conv: &_| invite(conv, "eve")] {
+            let notices = everline::protocol::ConvId::notices(&user("alice"));
+            let code = node.refused("alice", request(&notices)).await?;
+            ensure_eq!(code, ErrorCode::NotFound, "what a client asks of it");
+        }
+        let report = everline::audit::verify::verify(&world.sim).await.map_err(|error| error.to_string())?;
+        ensure!(report.is_clean(), "{:?}", report.differences);
+    }
+    Ok(())
+}
+
+async fn engine_notify(
+    engine: &everline::engine::Engine,
+    key: &str,
+    text: &str,
+) -> Result<Notified, everline::engine::Refusal> {
+    let (topic, key) = (MsgId::parse("billing").unwrap(), MsgId::parse(key).unwrap());
+    let users = Recipients::Users(vec![user("alice"), user("bob")]);
+    engine.notify(users, topic, body(text), key).await
+}
+
+async fn notify(node: &Node, key: &str, text: &str) -> Result<Notified, String> {
+    engine_notify(&node.engine, key, text).await.map_err(|refusal| format!("notify: {:?}", refusal.code))
 }
 
 /// Nobody but alice is connected.

@@ -260,11 +260,17 @@ impl Node {
         }
     }
 
+    /// The user's list.
+    pub async fn conversations(&self, who: &str) -> Result<Vec<ConversationSummary>, String> {
+        match self.ask(who, Request::Conversations { active_after: None, page: None, limit: 100 }).await? {
+            AnswerBody::Conversations { conversations, .. } => Ok(conversations),
+            other => Err(format!("{other:?}")),
+        }
+    }
+
     /// The user's line of a conversation in his list.
     pub async fn summary(&self, who: &str, conv: &ConvId) -> Result<ConversationSummary, String> {
-        let list = self.ask(who, Request::Conversations { active_after: None, page: None, limit: 100 }).await?;
-        let AnswerBody::Conversations { conversations, .. } = list else { return Err(format!("{list:?}")) };
-        let line = conversations.into_iter().find(|line| line.conv_id == *conv);
+        let line = self.conversations(who).await?.into_iter().find(|line| line.conv_id == *conv);
         line.ok_or_else(|| format!("{who} does not see {conv} listed"))
     }
 }

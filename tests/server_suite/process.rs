@@ -95,7 +95,8 @@ async fn a_second_sigterm_exits_at_once() {
 async fn a_configuration_that_cannot_be_used_is_one_line_and_exit_code_2() {
     for (args, says) in [
         (vec!["serve", "--store", "memory:"], "jwt-secret"),
-        (vec!["serve", "--jwt-secret", "x", "--store", "cql://a:1/k"], "not in this build yet"),
+        (vec!["serve", "--jwt-secret", "x", "--store", "cql://a:1"], "--store"),
+        (vec!["serve", "--jwt-secret", "x", "--store", "memory:", "--nats", "nats://a:1"], "remove it"),
         (vec!["serve", "--jwt-secret", "x", "--heartbeat", "soon"], "--heartbeat: not a duration"),
         (vec!["serve", "--config", "/nowhere/everline.toml"], "cannot be read"),
         (vec!["serve", "--store", "memory:", "--jwt-public-key", "/nowhere/key.pem"], "jwt-public-key"),

@@ -13,6 +13,7 @@
 //! | `plan` | what will happen, from the seed |
 //! | `devices`, `witness` | the client library on each device; a raw device that checks the stream |
 //! | `drive` | does what the plan says |
+//! | `trouble` | what is done to several nodes meanwhile |
 //! | `oracle` | what must be |
 //! | `server_view`, `compare`, `verdict` | what is, and whether it is the same |
 
@@ -23,6 +24,7 @@ mod log;
 mod oracle;
 mod plan;
 mod server_view;
+mod trouble;
 mod verdict;
 mod witness;
 
@@ -45,6 +47,7 @@ use devices::{Counters, Town};
 use log::Log;
 use oracle::Oracle;
 use plan::{Habits, Plan};
+use trouble::{Trouble, TroubleArgs};
 use verdict::Verdict;
 
 /// Nothing may happen for so long.
@@ -77,6 +80,8 @@ pub(crate) struct Args {
     /// Fail when fewer resets happened.
     #[arg(long, default_value_t = 0)]
     min_resets: u64,
+    #[command(flatten)]
+    trouble: TroubleArgs,
 }
 
 impl Args {
@@ -107,6 +112,9 @@ pub(crate) async fn run(args: &Args, target: &mut Target, seed: u64) -> Result<R
     let began = Instant::now();
     let before = target.usage();
     let mut conduct = Conduct::new(args, seed, messages);
+    let nodes = target.cluster().map_or(1, |cluster| cluster.nodes.len());
+    report.setting("nodes", nodes);
+    conduct.trouble = Some(Trouble::new(&args.trouble, nodes, seed, messages)?);
     let oracles = conduct.until_done(target, &town.counters, drives, steps).await?;
     let took = began.elapsed();
     usage(&mut report, before.zip(target.usage()), args.kills, messages)?;
@@ -149,6 +157,7 @@ struct Conduct {
     kills: Vec<u64>,
     killed: u64,
     restarts: Duration,
+    trouble: Option<Trouble>,
 }
 
 impl Conduct {
@@ -158,7 +167,7 @@ impl Conduct {
         let mut kills: Vec<u64> =
             (0..args.kills).map(|_| random.random_range(messages / 50..messages * 49 / 50)).collect();
         kills.sort_unstable_by_key(|at| std::cmp::Reverse(*at));
-        Self { kills, killed: 0, restarts: Duration::ZERO }
+        Self { kills, killed: 0, restarts: Duration::ZERO, trouble: None }
     }
 
     /// Until all files are replayed.
@@ -189,6 +198,12 @@ impl Conduct {
                 self.kill(target).await?;
                 last.0 = Instant::now();
             }
+            if let Some(trouble) = self.trouble.as_mut().filter(|trouble| trouble.is_due(messages))
+                && let Some(cluster) = target.cluster()
+            {
+                trouble.happen(cluster).await?;
+                last.0 = Instant::now();
+            }
             sleep(Duration::from_millis(3)).await;
         }
         bar.finish_and_clear();
@@ -207,6 +222,9 @@ impl Conduct {
         report.count("kills", self.killed);
         if self.killed > 0 {
             report.figure("restart_seconds_all", self.restarts.as_secs_f64(), "s");
+        }
+        if let Some(trouble) = &self.trouble {
+            trouble.write(report);
         }
         let resets = counters.resets_too_old.load(Relaxed);
         let counts = [

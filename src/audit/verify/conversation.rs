@@ -160,8 +160,13 @@ fn agrees(decoded: &Decoded, id: &ConvId) -> bool {
         }
         Event::Conversation { change: ConversationChange::Created { .. }, .. } => header.kind == Kind::Created,
         Event::Conversation { change: ConversationChange::Dissolved, .. } => header.kind == Kind::Dissolved,
+        Event::Notification { .. } => header.kind == Kind::Notification,
         _ => !header.kind.changes_target() && header.kind != Kind::Message,
     };
-    let place = event.conv_id() == Some(id) && event.conv_seq() == Some(entry.seq);
+    // What is told one user names no conversation.
+    let place = match id.is_reserved() {
+        true => matches!(event, Event::Notification { conv_id: None, conv_seq: None, .. }),
+        false => event.conv_id() == Some(id) && event.conv_seq() == Some(entry.seq),
+    };
     kind && place && event.target().unwrap_or(0) == header.target && header.target < entry.seq
 }

@@ -41,6 +41,10 @@ impl Fold {
             self.join([a, b].iter(), seq, at, None);
             return matches!(event, Event::Message(_));
         }
+        if let Some(user) = id.notices_of() {
+            self.join([user].iter(), seq, at, None);
+            return matches!(event, Event::Notification { .. });
+        }
         match event {
             Event::Conversation { change: ConversationChange::Created { members, title, attributes }, .. } => {
                 self.title.clone_from(title);

@@ -172,6 +172,7 @@ pub(super) async fn dedupe(audit: &mut Audit<'_>, timeline: &TimelineId) -> Resu
                     rows::dedupe_key(&message.sender_id, &message.client_msg_id) == *key
                         && message.sent_at == sent.sent_at
                 }
+                Some(Event::Notification { .. }) => key.id.starts_with('\n'),
                 _ => false,
             };
             if !is_it {

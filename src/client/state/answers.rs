@@ -111,6 +111,11 @@ pub fn apply_conversations(state: &mut State, rows: &[ConversationSummary], aske
             held.reconciled_seq = Some(row.head_seq);
             held.held_to = row.head_seq;
         }
+        if loading == Loading::Reset && held.stale.generation == 0 {
+            // It came while this device was below the floor, and with it deletes no entry will tell.
+            held.stale.generation = 1;
+            held.stale.changes = held.stale.changes.or(held.reconciled_seq).or(Some(row.head_seq));
+        }
         if loading != Loading::No || wanted.is_some() {
             held.preload(preload, seq);
         }

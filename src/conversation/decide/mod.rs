@@ -1,12 +1,13 @@
-//! What a request of the conversation's lane comes to: refused, answered at once, or entries and rows
+//! What a request (or an order of the server API) comes to in the conversation's lane: refused, answered at once, or entries and rows
 //! in the draft. Every rule reads first and writes last, so a refusal leaves the draft as it was.
 //!
 //! Checks go in the contract's order: `duplicate` before anything; membership; target visible and a
 //! message; right; gone; time limit.
 
 mod change;
+mod command;
 mod membership;
-mod order;
+mod notify;
 mod send;
 
 use std::sync::Arc;
@@ -22,7 +23,19 @@ use crate::store::{self, RowKey, Span, Store};
 use crate::timeline::Draft;
 
 pub use change::message_at;
-pub use order::Order;
+pub use command::Command;
+pub use notify::Notice;
+
+/// What a conversation's lane decides.
+#[derive(Debug, Clone)]
+pub enum Order {
+    /// A request of a client.
+    Request(Request),
+    /// A notification, by the server API.
+    Notify(Notice),
+    /// A change by the server API.
+    Command(Command),
+}
 
 /// Why a decision was not made.
 #[derive(Debug)]
@@ -74,18 +87,32 @@ impl std::fmt::Debug for dyn Store {
     }
 }
 
-/// Whether a request changes who is a member: such a one is committed alone, so that the members an
-/// entry goes to are the same for a whole commit.
-pub fn changes_membership(request: &Request) -> bool {
-    matches!(request, Request::Create { .. } | Request::Invite { .. } | Request::Remove { .. } | Request::Leave { .. })
+impl Order {
+    /// Whether it changes who is a member: such a one is committed alone, so that the members an entry
+    /// goes to are the same for a whole commit.
+    pub fn changes_membership(&self) -> bool {
+        use Request::{Create, Invite, Leave, Remove};
+        match self {
+            Self::Request(request) => {
+                matches!(request, Create { .. } | Invite { .. } | Remove { .. } | Leave { .. })
+            }
+            Self::Notify(_) => false,
+            Self::Command(_) => true,
+        }
+    }
 }
 
 impl Desk<'_> {
-    /// Decides one request of `caller`.
+    /// Decides one request of `caller`, or what the server API tells him.
     ///
     /// # Errors
     /// The refusal, or that the store could not be read.
-    pub async fn decide(&mut self, caller: &UserId, request: &Request) -> Decision<AnswerBody> {
+    pub async fn decide(&mut self, caller: &UserId, order: &Order) -> Decision<AnswerBody> {
+        let request = match order {
+            Order::Request(request) => request,
+            Order::Notify(notice) => return self.notify(caller, notice).await,
+            Order::Command(command) => return self.obey(command).await,
+        };
         match request {
             Request::Send(send) => self.send(caller, send).await,
             Request::Recall { target, .. } => self.recall(caller, *target).await,

@@ -46,7 +46,7 @@ impl Desk<'_> {
         Ok(self.sent(sent, false))
     }
 
-    fn sent(&self, sent: SentAs, duplicate: bool) -> AnswerBody {
+    pub(super) fn sent(&self, sent: SentAs, duplicate: bool) -> AnswerBody {
         AnswerBody::Sent {
             conv_id: self.conversation.id.clone(),
             conv_seq: sent.conv_seq,

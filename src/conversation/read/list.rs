@@ -71,6 +71,9 @@ impl Reader<'_> {
             for (key, value) in &page {
                 let damaged = || Error::Damaged(format!("row {key:?} of {timeline:?}"));
                 let conv = ConvId::parse(&key.id).map_err(|_| damaged())?;
+                if conv.is_reserved() {
+                    continue;
+                }
                 found.push((conv, UserRow::load(value).ok_or_else(damaged)?));
             }
             match page.into_iter().nth(PAGE - 1) {
@@ -179,11 +182,17 @@ impl Reader<'_> {
             return Ok(None);
         }
         let row = read_row(self.store, &TimelineId::User(user_id.clone()), &seen.view.id).await?;
+        let mut read_seq = row.map_or(0, |row| row.read_seq);
+        if seen.view.id.is_direct() && user_id != *self.user {
+            // The receipt is there before the reading it tells of, which a crash may have taken: a new
+            // device is told no less than one that has the receipt.
+            read_seq = read_seq.max(seen.row.receipt_seq);
+        }
         Ok(Some(MemberInfo {
             joined_at: member.joined_at,
             join_seq: member.join_seq(),
             role: member.role,
-            read_seq: row.map_or(0, |row| row.read_seq),
+            read_seq,
             user_id,
         }))
     }

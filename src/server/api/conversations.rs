@@ -1,7 +1,7 @@
 //! Conversations and who is in them.
 
 use super::call::{Answered, Call, answer};
-use crate::engine::{Caller, Engine, Order, Refusal};
+use crate::engine::{Caller, Command, Engine, Refusal};
 use crate::protocol::api::{
     AddMembers, ConversationChanged, ConversationPatch, MembersPage, NewConversation, RemoveMembers,
 };
@@ -41,8 +41,8 @@ pub(super) async fn create(engine: Engine, call: Call) -> Answered {
         }
         None => {
             let conv_id = Engine::server_made(&op_id);
-            let order = Order::Create { members, title, attributes, history };
-            let answered = engine.order(&conv_id, order).await?;
+            let command = Command::Create { members, title, attributes, history };
+            let answered = engine.command(&conv_id, command).await?;
             changed(conv_id, &answered)
         }
     }
@@ -55,26 +55,26 @@ pub(super) async fn show(engine: Engine, call: Call) -> Answered {
 
 pub(super) async fn update(engine: Engine, call: Call) -> Answered {
     let ConversationPatch { title, attributes } = call.content()?;
-    order(&engine, &call, Order::Update { title, attributes }).await
+    command(&engine, &call, Command::Update { title, attributes }).await
 }
 
 pub(super) async fn dissolve(engine: Engine, call: Call) -> Answered {
-    order(&engine, &call, Order::Dissolve).await
+    command(&engine, &call, Command::Dissolve).await
 }
 
 pub(super) async fn add(engine: Engine, call: Call) -> Answered {
     let AddMembers { users, role } = call.content()?;
-    order(&engine, &call, Order::Add { users, role }).await
+    command(&engine, &call, Command::Add { users, role }).await
 }
 
 pub(super) async fn remove(engine: Engine, call: Call) -> Answered {
     let RemoveMembers { users } = call.content()?;
-    order(&engine, &call, Order::Remove { users }).await
+    command(&engine, &call, Command::Remove { users }).await
 }
 
-async fn order(engine: &Engine, call: &Call, order: Order) -> Answered {
+async fn command(engine: &Engine, call: &Call, command: Command) -> Answered {
     let conv_id: ConvId = call.id("conv_id", "conv_id")?;
-    let answered = engine.order(&conv_id, order).await?;
+    let answered = engine.command(&conv_id, command).await?;
     changed(conv_id, &answered)
 }
 

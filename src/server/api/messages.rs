@@ -3,8 +3,8 @@
 use super::call::{Answered, Call, answer, fresh};
 use super::conversations::on_behalf;
 use super::problem::Problem;
-use crate::engine::{Engine, Refusal};
-use crate::protocol::api::{MessageSent, MessagesPage, NewMessage};
+use crate::engine::{Engine, Notified, Recipients, Refusal};
+use crate::protocol::api::{Addressees, MessageSent, MessagesPage, NewMessage, NewNotification, NotificationMade};
 use crate::protocol::limits::{DEFAULT_HISTORY_LIMIT, MAX_HISTORY_LIMIT};
 use crate::protocol::{AnswerBody, ConvId, ErrorCode, HistoryFrom, MsgId, Request, Send, SendTo};
 
@@ -30,6 +30,17 @@ fn key(call: &Call, named: Option<MsgId>) -> Result<MsgId, Problem> {
         (None, Some(key)) => Ok(key.clone()),
         (None, None) => fresh(),
     }
+}
+
+/// Once for each user and key.
+pub(super) async fn notify(engine: Engine, call: Call) -> Answered {
+    let NewNotification { users, topic, body } = call.content()?;
+    let to = match users {
+        Addressees::Everybody => Recipients::Everybody,
+        Addressees::Users(users) => Recipients::Users(users),
+    };
+    let Notified { made, duplicates } = engine.notify(to, topic, body, call.key_or_new()?).await?;
+    answer(&NotificationMade { made: made as u64, duplicates: duplicates as u64 })
 }
 
 pub(super) async fn list(engine: Engine, call: Call) -> Answered {

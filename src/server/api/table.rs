@@ -181,6 +181,18 @@ pub(super) static ROUTES: &[Route] = &[
         run: run!(messages::send),
     },
     Route {
+        method: Method::POST,
+        path: "/notifications",
+        name: "notify",
+        about: "Tells named users, each in the one order of his sync timeline, or everybody (`\"*\"`).",
+        query: &[],
+        keyed: true,
+        content: Some(schema!(api::NewNotification)),
+        gives: schema!(api::NotificationMade),
+        errors: &[TooLarge, IdempotencyConflict],
+        run: run!(messages::notify),
+    },
+    Route {
         method: Method::GET,
         path: "/users/{user_id}/conversations",
         name: "listConversations",

@@ -145,10 +145,13 @@ impl Run {
     }
 
     async fn read_lists(&mut self, fixture: &Fixture) {
-        let after = self.rng.random_bool(0.5).then(|| self.timeline());
-        let limit = self.rng.random_range(1..10);
-        let rest = self.model.0.keys().filter(|id| after.as_ref().is_none_or(|after| *id > after));
-        let expected: Vec<TimelineId> = rest.take(limit).cloned().collect();
+        let whole = fixture.store().timelines(None, usize::MAX).await.unwrap();
+        let mut sorted = whole.clone();
+        sorted.sort();
+        assert_eq!(sorted, self.model.0.keys().cloned().collect::<Vec<_>>());
+        let (place, limit) = (self.rng.random_range(0..=whole.len()), self.rng.random_range(1..10));
+        let after = place.checked_sub(1).map(|last| whole[last].clone());
+        let expected: Vec<TimelineId> = whole[place..].iter().take(limit).cloned().collect();
         assert_eq!(fixture.store().timelines(after, limit).await.unwrap(), expected);
         if fixture.store().together() {
             let mut found = fixture.store().unfinished().await.unwrap();

@@ -389,6 +389,12 @@ impl Store for Sim {
         self.read(|state, _| state.marks.iter().cloned().collect())
     }
 
+    fn begin_at(&self, timeline: TimelineId, head: Head) -> BoxFuture<'_, Result<Outcome>> {
+        let request =
+            tokio::spawn(self.clone().request(self.plan(), None, move |state| state.begin_at(timeline, head)));
+        Box::pin(async move { Ok(request.await.ok().flatten().unwrap_or(Outcome::Unknown)) })
+    }
+
     fn renew_node(&self, node: u64, ttl: Duration) -> BoxFuture<'_, Result<()>> {
         let until = self.shared.clock.now_ms().saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
         self.change_mark(move |state| {

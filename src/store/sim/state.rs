@@ -204,6 +204,16 @@ impl State {
         self.timelines.entry(commit.timeline.clone()).or_default().apply(commit);
     }
 
+    /// Lets a timeline begin at a head.
+    pub(super) fn begin_at(&mut self, timeline: TimelineId, head: Head) -> Outcome {
+        let there = self.timelines.entry(timeline).or_default();
+        if there.head != Head::default() {
+            return Outcome::Conflict(there.head);
+        }
+        there.head = head;
+        Outcome::Applied
+    }
+
     /// Takes a decided call into the queue and returns its id.
     pub(super) fn queue(
         &mut self,

@@ -10,7 +10,7 @@ use crate::protocol::{AnswerBody, Body, ConversationChange, ErrorCode, HistoryMo
 
 /// One change of a conversation that no user asked for.
 #[derive(Debug, Clone)]
-pub enum Order {
+pub enum Command {
     /// Makes it, without an owner. The same again makes no second.
     Create {
         /// Everybody in it.
@@ -57,7 +57,7 @@ pub enum Order {
     },
 }
 
-impl Order {
+impl Command {
     /// The user whose own timeline must have the effect before the answer.
     pub fn user(&self) -> Option<&UserId> {
         match self {
@@ -68,25 +68,25 @@ impl Order {
 }
 
 impl Desk<'_> {
-    /// Decides one order.
+    /// Decides one command.
     ///
     /// # Errors
     /// The refusal, or that the store could not be read.
-    pub async fn obey(&mut self, order: &Order) -> Decision<AnswerBody> {
-        match order {
-            Order::Create { members, title, attributes, history } => {
+    pub async fn obey(&mut self, command: &Command) -> Decision<AnswerBody> {
+        match command {
+            Command::Create { members, title, attributes, history } => {
                 self.create(None, members, title.as_ref(), attributes.as_ref(), *history)
             }
-            Order::Add { users, role } => self.add(users, *role),
-            Order::Remove { users } => self.take_out(users),
-            Order::Update { title, attributes } => {
+            Command::Add { users, role } => self.add(users, *role),
+            Command::Remove { users } => self.take_out(users),
+            Command::Update { title, attributes } => {
                 let info = self.living_group()?;
                 self.rename(None, title.as_ref(), attributes.as_ref(), info);
                 Ok(ok(self.draft.head_seq()))
             }
-            Order::Dissolve => self.dissolve(),
-            Order::Depart { user } => self.depart(user),
-            Order::Withdraw { user, targets } => self.withdraw(user, targets).await,
+            Command::Dissolve => self.dissolve(),
+            Command::Depart { user } => self.depart(user),
+            Command::Withdraw { user, targets } => self.withdraw(user, targets).await,
         }
     }
 

@@ -1,0 +1,450 @@
+//! The service: nodes on one simulated store, each with its engine, hub and real sessions; and the ways
+//! to hurt them. Looks into the store past all faults.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use everline::auth::{Minter, Verifier};
+use everline::config::{Clock, Policy, SessionLimits, Settings};
+use everline::conversation::entry;
+use everline::conversation::pointer::Pointer;
+use everline::engine::Engine;
+use everline::hub::Hub;
+use everline::protocol::*;
+use everline::session;
+use everline::store::sim::{Faults, Sim, SimOptions};
+use everline::store::{Store, TimelineId};
+use tokio::io::DuplexStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::judge::{Item, Stored, Sync};
+use crate::line::{self, Frame, Frames, Gate, Line, Way};
+use crate::log::Log;
+use crate::model::{ConnId, Model, Rules};
+
+const SECRET: &str = "a secret of the simulation";
+/// When it begins, milliseconds since 1970.
+const BEGIN_MS: u64 = 1_795_000_000_000;
+
+/// What a seed decides once.
+#[derive(Debug, Clone)]
+pub struct Setting {
+    pub seed: u64,
+    pub together: bool,
+    pub nodes: usize,
+    pub faults: Faults,
+    pub rules: Rules,
+    pub heartbeat: Duration,
+    pub max_age_ms: u64,
+    pub token_ttl: Duration,
+    pub page_bytes: usize,
+    /// Once more messages come than any queue holds.
+    pub flood: bool,
+}
+
+/// One node: what is shared by its sessions, and its switches.
+struct Node {
+    incarnation: u64,
+    switches: Sim,
+    engine: Engine,
+    shared: Arc<session::Shared>,
+    /// Shut while it stands still.
+    still: Arc<Gate>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+    lines: Vec<Weak<Line>>,
+    up: bool,
+}
+
+/// See the module. A handle: clones are the same house.
+#[derive(Clone)]
+pub struct House(Arc<Inner>);
+
+struct Inner {
+    setting: Setting,
+    pub clock: Clock,
+    state: Mutex<State>,
+    model: Mutex<Model>,
+    trace: Mutex<Trace>,
+}
+
+struct State {
+    store: Sim,
+    nodes: Vec<Node>,
+    /// Incarnations that died with marks perhaps left.
+    orphans: Vec<u64>,
+    incarnations: u64,
+}
+
+/// What happened on the wire, as a hash, and as text where it is asked for.
+#[derive(Debug, Default)]
+struct Trace {
+    hash: u64,
+    steps: u64,
+    lines: Option<Vec<String>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl House {
+    pub fn new(setting: Setting, traced: bool) -> Self {
+        let clock = Clock::simulated(BEGIN_MS);
+        let faults = Faults { lose_unsynced: true, ..Faults::none() };
+        let options = SimOptions { seed: setting.seed, clock: clock.clone(), together: setting.together, faults };
+        let store = Sim::new(options);
+        let state = State { store, nodes: Vec::new(), orphans: Vec::new(), incarnations: 0 };
+        let model = Mutex::new(Model::new(setting.rules.clone()));
+        let trace = Mutex::new(Trace { lines: traced.then(Vec::new), ..Trace::default() });
+        let house = Self(Arc::new(Inner { clock, state: Mutex::new(state), model, trace, setting }));
+        for _ in 0..house.0.setting.nodes {
+            let handle = locked(&house.0.state).store.handle();
+            let node = house.start(handle);
+            locked(&house.0.state).nodes.push(node);
+        }
+        house
+    }
+
+    pub fn setting(&self) -> &Setting {
+        &self.0.setting
+    }
+
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    pub fn model(&self) -> MutexGuard<'_, Model> {
+        locked(&self.0.model)
+    }
+
+    /// Adds to the trace.
+    pub fn note(&self, text: &str) {
+        let mut trace = locked(&self.0.trace);
+        trace.steps += 1;
+        // FNV: the same in every build.
+        for byte in text.bytes() {
+            trace.hash = (trace.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        if let Some(lines) = &mut trace.lines {
+            lines.push(text.to_owned());
+        }
+    }
+
+    pub fn trace(&self) -> String {
+        locked(&self.0.trace).lines.as_ref().map(|lines| lines.join("\n")).unwrap_or_default()
+    }
+
+    /// Equal for equal stories.
+    pub fn fingerprint(&self) -> (u64, u64, u64) {
+        let trace = locked(&self.0.trace);
+        let (steps, hash) = locked(&self.0.state).store.fingerprint();
+        (trace.steps + steps, trace.hash, hash)
+    }
+
+    fn policy(&self) -> Policy {
+        let setting = self.setting();
+        Policy {
+            sync_max_entries: setting.rules.max_entries,
+            sync_max_age_ms: setting.max_age_ms,
+            dedupe_ms: 1000 * 24 * 60 * 60 * 1000,
+            max_devices: 50,
+            ..Policy::default()
+        }
+    }
+
+    fn start(&self, switches: Sim) -> Node {
+        let incarnation = {
+            let mut state = locked(&self.0.state);
+            state.incarnations += 1;
+            state.incarnations
+        };
+        let (hub, clock, policy) = (Arc::new(Hub::default()), self.0.clock.clone(), self.policy());
+        let store: Arc<dyn Store> = Arc::new(switches.clone());
+        let engine = Engine::new(store, Arc::clone(&hub), clock.clone(), policy.clone(), incarnation);
+        let setting = self.setting();
+        let limits = SessionLimits {
+            heartbeat: setting.heartbeat,
+            window_entries: setting.rules.window,
+            page_bytes: setting.page_bytes,
+            rate_messages: 0,
+            rate_requests: 0,
+            ..Settings::default().session
+        };
+        let verifier = Verifier::with_secret(SECRET, clock.clone());
+        let draining = CancellationToken::new();
+        let shared = session::Shared::new(engine.clone(), hub, clock, verifier, limits, &policy, draining);
+        Node {
+            incarnation,
+            switches,
+            engine,
+            shared: Arc::new(shared),
+            still: Arc::default(),
+            tasks: Vec::new(),
+            lines: Vec::new(),
+            up: true,
+        }
+    }
+
+    pub fn token(&self, user: &UserId) -> String {
+        Minter::new(SECRET, self.0.clock.clone()).mint(user, None, self.setting().token_ttl)
+    }
+
+    pub fn nodes(&self) -> usize {
+        self.setting().nodes
+    }
+
+    pub fn is_up(&self, node: usize) -> bool {
+        locked(&self.0.state).nodes[node].up
+    }
+
+    /// A connection to a node; refused while it is down.
+    pub fn dial(&self, node: usize, user: &UserId, device: &DeviceId) -> io::Result<(DuplexStream, ConnId, Arc<Line>)> {
+        let mut state = locked(&self.0.state);
+        let node = &mut state.nodes[node];
+        if !node.up {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        let conn = self.model().opens(user, device);
+        let line = Arc::new(Line::default());
+        let reads = (Mutex::new(Frames::default()), Mutex::new(Frames::default()));
+        let (house, tapped) = (Arc::downgrade(&self.0), Arc::new(reads));
+        let reads_along = move |way: Way, bytes: &[u8]| {
+            let Some(inner) = house.upgrade() else { return };
+            let frames = if way == Way::Up { &tapped.0 } else { &tapped.1 };
+            for frame in locked(frames).take(bytes) {
+                Self(Arc::clone(&inner)).hears(conn, way, &frame);
+            }
+        };
+        let (client, mut server) = line::connect(&line, &node.still, reads_along);
+        let shared = Arc::clone(&node.shared);
+        node.tasks.retain(|task| !task.is_finished());
+        node.tasks.push(tokio::spawn(async move {
+            let Ok(rest) = line::upgrade(&mut server).await else { return };
+            session::serve(shared, server, rest, None).await;
+        }));
+        node.lines.retain(|line| line.strong_count() > 0);
+        node.lines.push(Arc::downgrade(&line));
+        Ok((client, conn, line))
+    }
+
+    fn hears(&self, conn: ConnId, way: Way, frame: &Frame) {
+        let mut model = self.model();
+        match frame {
+            Frame::Text(text) => {
+                self.note(&format!("{conn} {way:?} {text}"));
+                match way {
+                    Way::Up => match ClientFrame::parse(text) {
+                        Ok(frame) => model.asks(conn, frame),
+                        Err(reject) => model.blame(format!("conn {conn}: the client sent {text}: {reject:?}")),
+                    },
+                    Way::Down => match ServerFrame::parse(text) {
+                        Ok(frame) => model.told(conn, frame),
+                        Err(error) => model.blame(format!("conn {conn}: {error}: {text}")),
+                    },
+                }
+            }
+            Frame::Close(code) => {
+                self.note(&format!("{conn} {way:?} close {code}"));
+                model.closes(conn, *code);
+            }
+        }
+    }
+
+    /// Faults on, or none.
+    pub fn trouble(&self, on: bool) {
+        let faults = self.setting().faults.clone();
+        let calm = Faults { lose_unsynced: faults.lose_unsynced, ..Faults::none() };
+        locked(&self.0.state).store.set_faults(if on { faults } else { calm });
+    }
+
+    /// A node stands still (or goes on): nothing of it reaches anybody.
+    pub fn pause(&self, node: usize, on: bool) {
+        let state = locked(&self.0.state);
+        state.nodes[node].switches.pause(on);
+        state.nodes[node].still.shut(on);
+    }
+
+    /// A node does not reach the store (or does again).
+    pub fn cut(&self, node: usize, on: bool) {
+        locked(&self.0.state).nodes[node].switches.cut(on);
+    }
+
+    /// Kills a node. `silent`: its peers are not told.
+    pub fn crash(&self, node: usize, silent: bool) {
+        let mut state = locked(&self.0.state);
+        if !state.nodes[node].up {
+            return;
+        }
+        let handle = state.nodes[node].switches.crash();
+        let dead = &mut state.nodes[node];
+        dead.up = false;
+        dead.tasks.drain(..).for_each(|task| task.abort());
+        for line in dead.lines.drain(..).filter_map(|line| line.upgrade()) {
+            if silent {
+                line.up.shut(true);
+                line.down.shut(true);
+            } else {
+                line.cut();
+            }
+        }
+        dead.switches = handle.clone();
+        let incarnation = dead.incarnation;
+        state.orphans.push(incarnation);
+        if self.setting().together {
+            state.store = handle;
+        }
+    }
+
+    /// Starts a dead node again; it finishes what it left before it serves.
+    pub async fn restart(&self, node: usize) {
+        let (up, switches) = {
+            let state = locked(&self.0.state);
+            (state.nodes[node].up, state.nodes[node].switches.clone())
+        };
+        if up {
+            return;
+        }
+        let fresh = self.start(switches);
+        if self.setting().together {
+            while fresh.engine.recover().await.is_err() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        locked(&self.0.state).nodes[node] = fresh;
+    }
+
+    /// A node finishes what the dead left undone. `wrongly`: also what this living one has under way.
+    pub async fn take_over(&self, by: usize, wrongly: Option<usize>) -> bool {
+        let (engine, orphans, victim) = {
+            let mut state = locked(&self.0.state);
+            let victim = wrongly.map(|node| state.nodes[node].incarnation);
+            let orphans = std::mem::take(&mut state.orphans);
+            if !state.nodes[by].up {
+                state.orphans = orphans;
+                return false;
+            }
+            (state.nodes[by].engine.clone(), orphans, victim)
+        };
+        let dead = |node: u64| orphans.contains(&node) || victim == Some(node);
+        let taken = tokio::time::timeout(Duration::from_secs(60), engine.take_over(dead)).await;
+        let done = matches!(taken, Ok(Ok(_)));
+        if !done {
+            locked(&self.0.state).orphans.extend(orphans);
+        }
+        matches!(taken, Ok(Ok(1..)))
+    }
+
+    /// The first node finishes everything whose mark names no living node; whether there was any.
+    pub async fn take_over_the_dead(&self) -> bool {
+        if self.setting().together {
+            return false;
+        }
+        let (engine, living) = {
+            let state = locked(&self.0.state);
+            let living: Vec<u64> = state.nodes.iter().filter(|node| node.up).map(|node| node.incarnation).collect();
+            (state.nodes[0].engine.clone(), living)
+        };
+        loop {
+            if let Ok(taken) = engine.take_over(|node| !living.contains(&node)).await {
+                return taken > 0;
+            }
+        }
+    }
+
+    /// The store drops entries of users long too old, as a TTL does.
+    pub fn expire(&self) {
+        let day = 24 * 60 * 60 * 1000;
+        let before = self.0.clock.now_ms().saturating_sub(self.setting().max_age_ms + day);
+        locked(&self.0.state).store.expire_entries(before);
+    }
+
+    pub fn sync_head(&self, user: &UserId) -> u64 {
+        self.store().dump(&TimelineId::User(user.clone())).head.position.seq
+    }
+
+    pub fn store(&self) -> Sim {
+        locked(&self.0.state).store.clone()
+    }
+
+    /// Whether these bytes stand anywhere in the conversation.
+    pub fn holds(&self, conv: &ConvId, text: &str) -> bool {
+        let dump = self.store().dump(&TimelineId::Conversation(conv.clone()));
+        let found = |data: &[u8]| data.windows(text.len()).any(|window| window == text.as_bytes());
+        dump.entries.iter().any(|entry| found(&entry.data)) || dump.rows.iter().any(|(_, value, _)| found(value))
+    }
+
+    /// What the store holds, for whoever looks for the bug.
+    pub fn dump(&self) -> String {
+        let store = self.store();
+        let mut out = String::new();
+        for timeline in store.all_timelines() {
+            let dump = store.dump(&timeline);
+            out += &format!("{timeline:?} {:?}\n", dump.head);
+            for entry in &dump.entries {
+                let text = match &timeline {
+                    TimelineId::User(_) => item(&entry.data).map(|item| format!("{item:?}")),
+                    TimelineId::Conversation(_) => entry::Header::load(&entry.data)
+                        .map(|(_, text)| text.to_owned())
+                        .ok_or_else(|| "damaged".into()),
+                };
+                out += &format!(
+                    "  {} at {} by {:x}: {}\n",
+                    entry.seq,
+                    entry.at,
+                    entry.attempt.0,
+                    text.unwrap_or_else(|e| e)
+                );
+            }
+        }
+        store.all_marks().iter().for_each(|mark| out += &format!("{mark:?}\n"));
+        out
+    }
+
+    /// Everything the store holds, in the words of the contract.
+    pub fn stored(&self) -> Result<Stored, String> {
+        let store = self.store();
+        let mut stored = Stored::default();
+        let full: BTreeMap<String, bool> = self
+            .model()
+            .creates
+            .iter()
+            .map(|(title, (_, history, _))| (title.clone(), *history == HistoryMode::Full))
+            .collect();
+        for timeline in store.all_timelines() {
+            let dump = store.dump(&timeline);
+            match timeline {
+                TimelineId::Conversation(conv) => {
+                    let entries = dump.entries.iter().map(|entry| {
+                        let (_, text) = entry::Header::load(&entry.data).ok_or("an entry without a header")?;
+                        Event::decode(text).map_err(|error| format!("{error}: {text}"))
+                    });
+                    let entries = entries.collect::<Result<Vec<_>, String>>()?;
+                    if entries.len() as u64 != dump.head.position.seq {
+                        return Err(format!("{conv}: {} entries below head {:?}", entries.len(), dump.head));
+                    }
+                    let log = Log::fold(&conv, entries, |title| full.get(title).copied().unwrap_or_default());
+                    stored.logs.insert(conv, log);
+                }
+                TimelineId::User(user) => {
+                    let items = dump.entries.iter().map(|entry| Ok((entry.seq, item(&entry.data)?)));
+                    let items = items.collect::<Result<_, String>>()?;
+                    let sync = Sync { head: dump.head.position.seq, floor: dump.head.floor, items };
+                    stored.syncs.insert(user, sync);
+                }
+            }
+        }
+        Ok(stored)
+    }
+}
+
+/// A sync entry as stored.
+fn item(data: &[u8]) -> Result<Item, String> {
+    Ok(match Pointer::load(data).ok_or("a sync entry that is none")? {
+        Pointer::Log { conv_id, conv_seq, .. } => {
+            Item::Log(ConvId::parse(conv_id).map_err(|error| error.to_string())?, conv_seq)
+        }
+        Pointer::Own { text, .. } => Item::Own(Event::decode(text).map_err(|error| error.to_string())?),
+    })
+}
