@@ -1,5 +1,5 @@
-//! `everline demo`: a server on this machine only, with a page on which two people chat on two devices
-//! each. Needs nothing but the binary.
+//! `everline demo`: a server on this machine only, with the web client on its page: several people and
+//! devices side by side. Needs nothing but the binary.
 //!
 //! Tokens are given to whoever asks, so it must not listen on anything but a loopback address, nor answer
 //! a browser that was led here by another name. The secret lives in memory and ends with the process.
@@ -31,17 +31,11 @@ const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 const JS: &str = "text/javascript; charset=utf-8";
 
-/// The files of the page: path, type, content.
+/// The files of the page: path, type, content. They are built from `clients/web` and checked in.
 const FILES: &[(&str, &str, &str)] = &[
-    ("/", HTML, include_str!("../server/page/demo/index.html")),
-    ("/demo/style.css", CSS, include_str!("../server/page/demo/style.css")),
-    ("/demo/app.js", JS, include_str!("../server/page/demo/app.js")),
-    ("/demo/client.js", JS, include_str!("../server/page/demo/client.js")),
-    ("/demo/cache.js", JS, include_str!("../server/page/demo/cache.js")),
-    ("/demo/dom.js", JS, include_str!("../server/page/demo/dom.js")),
-    ("/demo/panel.js", JS, include_str!("../server/page/demo/panel.js")),
-    ("/demo/strips.js", JS, include_str!("../server/page/demo/strips.js")),
-    ("/demo/story.js", JS, include_str!("../server/page/demo/story.js")),
+    ("/", HTML, include_str!("../../clients/web/dist/index.html")),
+    ("/demo/style.css", CSS, include_str!("../../clients/web/dist/style.css")),
+    ("/demo/app.js", JS, include_str!("../../clients/web/dist/app.js")),
 ];
 
 pub(super) fn command() -> Command {
@@ -67,6 +61,8 @@ pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
         .with_default("listen", listen)
         .with_default("store", format!("embedded:{}", text("dir")))
         .with_default("sync-max-entries", text("sync-max-entries"))
+        // Each tab of a browser is devices of its own.
+        .with_default("max-devices", "1000")
         .with_default("jwt-secret", secret.as_str());
     let settings = Settings::read(&options)?;
     start_logging();

@@ -99,6 +99,13 @@ export class Client {
     await this.post(() => this.core.publish("disconnected"));
   }
 
+  /** Goes off line for good and lets go of the store. */
+  async dispose(): Promise<void> {
+    await this.close();
+    this.broken = true;
+    this.store.close?.();
+  }
+
   get status(): Status {
     return this.core.status;
   }
