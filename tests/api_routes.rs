@@ -5,7 +5,6 @@
 #[path = "server_suite/harness.rs"]
 mod harness;
 
-
 use everline::config::Secret;
 use everline::store::{Store, TimelineId};
 use harness::{Client, House, PATIENCE};
