@@ -11,7 +11,7 @@
 //! |---|---|
 //! | [`protocol`] | the frames of the contract; no I/O |
 //! | [`config`] | what the operator decides; the clock |
-//! | [`store`] | logs advanced by compare-and-set: the trait, `embedded`, `sim`, the conformance suite |
+//! | [`store`] | logs advanced by compare-and-set: the trait, `embedded`, `cql`, `sim`, the conformance suite |
 //! | [`timeline`] | lanes, drafts, certain outcomes: the only place that gives a sequence number |
 //! | [`bus`] | hints between nodes: nothing on one, NATS on several |
 //! | [`hub`] | which sessions a user has here, and the way to them |

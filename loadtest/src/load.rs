@@ -49,8 +49,17 @@ pub(crate) struct Timing {
     pub(crate) body: usize,
 }
 
-/// Times at which the server is killed -9 and restarted, from the start of the load.
-pub(crate) type Kills = Vec<Duration>;
+/// When the server is killed -9, and then started again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kill {
+    /// So long after it was ready.
+    Serving(Duration),
+    /// So long after its process was started, in the middle of opening or recovery perhaps.
+    Starting(Duration),
+}
+
+/// All kills of a run, in order.
+pub(crate) type Kills = Vec<Kill>;
 
 /// A run to be done.
 pub(crate) struct Load {
@@ -183,7 +192,8 @@ impl Load {
         devices: &mut JoinSet<Result<Outcome>>,
     ) -> Result<Measured> {
         let started = Instant::now();
-        let mut kills = self.kills.iter().peekable();
+        let mut ready = started;
+        let mut kills = self.kills.iter().copied().peekable();
         let warmup = if self.timing.messages.is_some() { 0.0 } else { self.timing.warmup };
         let warm = started + Duration::from_secs_f64(warmup);
         let end = warm + Duration::from_secs_f64(self.timing.seconds);
@@ -204,10 +214,17 @@ impl Load {
                 break;
             }
             all_there(devices)?;
-            if kills.next_if(|at| started.elapsed() >= **at).is_some() {
+            let due = kills.next_if(|kill| matches!(kill, Kill::Serving(after) if ready.elapsed() >= *after));
+            if due.is_some() {
                 let server = target.server()?;
                 server.kill9().await?;
+                while let Some(Kill::Starting(after)) = kills.next_if(|kill| matches!(kill, Kill::Starting(_))) {
+                    server.spawn_again()?;
+                    sleep(after).await;
+                    server.kill9().await?;
+                }
                 server.restart().await?;
+                ready = Instant::now();
             }
             sleep(Duration::from_millis(5)).await;
         }

@@ -8,6 +8,7 @@
 //! | `part`, `peer`, `load` | one device under load; conducting many |
 //! | `oneone`, `group`, `crash` | loads made of them |
 //! | `catchup`, `crowd`, `idle`, `storm` | coming back, staying, coming back all at once |
+//! | `plan` | from the cost of one message to machines |
 //! | `replay` | real chat logs, and an oracle that says what every device must hold |
 //! | `stats` | figures: one JSON line on stdout, a table on stderr |
 //!
@@ -25,6 +26,7 @@ mod load;
 mod oneone;
 mod part;
 mod peer;
+mod plan;
 mod replay;
 mod server;
 mod stats;
@@ -74,6 +76,8 @@ enum Command {
     Storm(storm::Args),
     /// Kills and restarts the server under load.
     Crash(crash::Args),
+    /// Machines a number of users needs, by the formula of docs/capacity.md; runs nothing.
+    Plan(plan::Args),
 }
 
 #[expect(clippy::print_stderr, reason = "says what went wrong, to people")]
@@ -90,6 +94,9 @@ fn main() -> ExitCode {
 }
 
 fn start(cli: &Cli) -> Result<bool> {
+    if let Command::Plan(args) = &cli.command {
+        return plan::run(args).map(|()| false);
+    }
     let mut runtime = if cli.common.threads > 1 {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         builder.worker_threads(cli.common.threads);
@@ -106,6 +113,7 @@ fn start(cli: &Cli) -> Result<bool> {
 async fn run(cli: &Cli, seed: u64) -> Result<bool> {
     let flags = match &cli.command {
         Command::Replay(args) => args.server_flags(),
+        Command::Crash(args) => args.server_flags(),
         _ => Vec::new(),
     };
     let mut target = Target::new(&cli.common, &flags).await?;
@@ -143,5 +151,6 @@ async fn command(cli: &Cli, target: &mut Target, seed: u64) -> Result<Report> {
         Command::Idle(args) => idle::run(args, target).await,
         Command::Storm(args) => storm::run(args, target).await,
         Command::Crash(args) => crash::run(args, target, seed).await,
+        Command::Plan(_) => Err(anyhow!("a plan runs no server")),
     }
 }

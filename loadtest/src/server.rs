@@ -110,6 +110,22 @@ impl Server {
         Ok(began.elapsed())
     }
 
+    /// A new process on the same data, not waited for. The old one must be dead.
+    pub(crate) fn spawn_again(&mut self) -> Result<()> {
+        self.child = spawn(&self.options, self.home.path(), self.addr)?;
+        Ok(())
+    }
+
+    /// Lets `everline verify` compare the data of the stopped server with itself.
+    pub(crate) async fn verify(&self) -> Result<()> {
+        let mut command = Command::new(&self.options.bin);
+        command.arg("verify").args(["--store", &store(self.home.path())]).current_dir(self.home.path());
+        let output = command.output().await?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        ensure!(output.status.success(), "verify: {}\n{}", text(&output.stderr), text(&output.stdout));
+        Ok(())
+    }
+
     /// SIGTERM; the drain must end with exit status 0.
     pub(crate) async fn stop(&mut self) -> Result<()> {
         let Some(id) = self.child.id() else {
@@ -192,6 +208,10 @@ fn log_path(home: &Path) -> PathBuf {
     home.join("server.log")
 }
 
+fn store(home: &Path) -> String {
+    format!("embedded:{}", home.join("data").display())
+}
+
 fn spawn(options: &Options, home: &Path, addr: SocketAddr) -> Result<Child> {
     let log = std::fs::File::options().create(true).append(true).open(log_path(home))?;
     let level = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn,everline::server=info".into());
@@ -211,10 +231,9 @@ fn spawn(options: &Options, home: &Path, addr: SocketAddr) -> Result<Child> {
 
 /// `serve` with the limits off, except what `extra` says otherwise.
 fn serve_flags(options: &Options, home: &Path, addr: SocketAddr) -> Vec<String> {
-    let store = format!("embedded:{}", home.join("data").display());
     let defaults = [
         ("--listen", addr.to_string()),
-        ("--store", store),
+        ("--store", store(home)),
         ("--rate-messages", "0".into()),
         ("--rate-requests", "0".into()),
         ("--rate-connects", "0".into()),

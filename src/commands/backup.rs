@@ -29,7 +29,9 @@ pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
         Some(report) => report,
         None => {
             let store = stores::open_existing(&dir)?;
-            control::json(&store.backup(&file).map_err(Failure::failed)?)
+            let report = store.backup(&file).map_err(Failure::failed)?;
+            store.close().map_err(Failure::failed)?;
+            control::json(&report)
         }
     };
     print::line(format_args!("{}", file.display()))?;

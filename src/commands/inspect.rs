@@ -48,8 +48,9 @@ pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
         }
     };
     stores::wait_for(async {
-        let store = stores::open_to_read(matches).await?;
-        inspect(&*store, &wanted, &mut line).await.map_err(Failure::failed)
+        let opened = stores::open_to_read(matches).await?;
+        inspect(&*opened.store, &wanted, &mut line).await.map_err(Failure::failed)?;
+        opened.close().await
     })??;
     printed
 }

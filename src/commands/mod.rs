@@ -91,9 +91,13 @@ pub(crate) fn settings(defaults: Options, matches: &ArgMatches) -> Result<Settin
     Ok(Settings::read(&defaults.overlay(matches, &env, Path::new("."))?)?)
 }
 
+/// What is logged when `RUST_LOG` says nothing. Whatever the CQL driver tells about a failed request or
+/// connection is part of our own line about it.
+const LOGGED: &str = "info,scylla=error,scylla::cluster::metadata=off";
+
 /// Logs go to stderr; `RUST_LOG` decides what, `info` without it.
 pub(crate) fn start_logging() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOGGED));
     // Fails only when a subscriber is installed already, which then logs.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)

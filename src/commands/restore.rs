@@ -23,7 +23,9 @@ pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let path = |name: &str| matches.get_one::<PathBuf>(name).cloned().unwrap_or_default();
     let (from, to) = (path("from"), path("to"));
     let report = embedded::restore(&from, &embedded::Options::new(&to, Clock::system())).map_err(failure)?;
-    let epoch = stores::open_existing(&to)?.epoch();
+    let restored = stores::open_existing(&to)?;
+    let epoch = restored.epoch();
+    restored.close().map_err(Failure::failed)?;
     print::line(format_args!("{}  epoch {epoch}", to.display()))?;
     backup::show(&control::json(&report))
 }

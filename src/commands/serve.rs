@@ -39,6 +39,7 @@ pub(super) async fn serve(
         .map_err(start_failure)?;
     parts.observe = opened.observer();
     parts.page = page.unwrap_or(parts.page);
+    let engine = parts.engine.clone();
     let listener = server::bind(&settings.listen).await.map_err(start_failure)?;
     let server = Server::start(settings, parts, listener).await.map_err(start_failure)?;
     let control = opened.embedded.as_ref().and_then(control::listen);
@@ -47,6 +48,7 @@ pub(super) async fn serve(
         biased;
         // A store that cannot promise durability any more must not serve on.
         why = opened.failed() => return Err(Failure::Failed(format!("the store failed: {why}"))),
+        () = engine.broken() => return Err(Failure::Failed("a task of the engine panicked; see the log".to_owned())),
         () = signals.next() => {}
     }
     drop(control);

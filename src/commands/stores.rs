@@ -33,14 +33,21 @@ impl Opened {
             }
             StoreChoice::Embedded(dir) => {
                 let dir = dir.clone();
-                let embedded = spawn_blocking(move || open_dir(&dir, &clock)).await.map_err(Failure::failed)??;
-                Ok(Self { store: embedded.clone(), embedded: Some(embedded), cql: None })
+                let buffer = settings.store_buffer_kib as usize * 1024;
+                let options = embedded::Options::new(dir, clock).with_buffer(buffer);
+                let embedded = spawn_blocking(move || open_dir(options)).await.map_err(Failure::failed)??;
+                Ok(Self::of_dir(embedded))
             }
-            StoreChoice::Cql(target) => {
-                let cql = open_cql(target, &settings.policy).await?;
-                Ok(Self { store: cql.clone(), embedded: None, cql: Some(cql) })
-            }
+            StoreChoice::Cql(target) => Ok(Self::of_cql(open_cql(target, &settings.policy).await?)),
         }
+    }
+
+    fn of_dir(embedded: Arc<Embedded>) -> Self {
+        Self { store: embedded.clone(), embedded: Some(embedded), cql: None }
+    }
+
+    fn of_cql(cql: Arc<Cql>) -> Self {
+        Self { store: cql.clone(), embedded: None, cql: Some(cql) }
     }
 
     /// Shows the store's own counters in `/metrics`.
@@ -120,8 +127,8 @@ pub(super) fn cql_failure(error: cql::OpenError) -> Failure {
 }
 
 /// A directory in use is the operator's to free; everything else is a failure.
-fn open_dir(dir: &Path, clock: &Clock) -> Result<Arc<Embedded>, Failure> {
-    Embedded::open(embedded::Options::new(dir, clock.clone())).map_err(|error| match error {
+fn open_dir(options: embedded::Options) -> Result<Arc<Embedded>, Failure> {
+    Embedded::open(options).map_err(|error| match error {
         OpenError::Locked(_) => Failure::Usage(error.to_string()),
         _ => Failure::failed(error),
     })
@@ -157,12 +164,13 @@ pub(super) fn dir_of(matches: &ArgMatches) -> Result<PathBuf, Failure> {
     }
 }
 
-/// The store a command only reads: a directory nobody has open, or a CQL keyspace, in use or not.
-pub(super) async fn open_to_read(matches: &ArgMatches) -> Result<Arc<dyn Store>, Failure> {
+/// The store a command only reads: a directory nobody has open, or a CQL keyspace, in use or not. To be
+/// closed: an opened directory is sealed no more.
+pub(super) async fn open_to_read(matches: &ArgMatches) -> Result<Opened, Failure> {
     let settings = settings_of(matches)?;
     match settings.store {
-        StoreChoice::Embedded(dir) => Ok(open_existing(&dir)?),
-        StoreChoice::Cql(target) => Ok(open_cql(&target, &settings.policy).await?),
+        StoreChoice::Embedded(dir) => open_existing(&dir).map(Opened::of_dir),
+        StoreChoice::Cql(target) => open_cql(&target, &settings.policy).await.map(Opened::of_cql),
         StoreChoice::Memory => Err(Failure::Usage("--store: embedded:DIR or cql://... is needed".to_owned())),
     }
 }
@@ -171,7 +179,7 @@ pub(super) async fn open_to_read(matches: &ArgMatches) -> Result<Arc<dyn Store>,
 pub(super) fn open_existing(dir: &Path) -> Result<Arc<Embedded>, Failure> {
     let is_empty = std::fs::read_dir(dir).map(|mut inside| inside.next().is_none());
     match is_empty {
-        Ok(false) => open_dir(dir, &Clock::system()),
+        Ok(false) => open_dir(embedded::Options::new(dir, Clock::system())),
         Ok(true) => Err(Failure::Failed(format!("{} holds no store", dir.display()))),
         Err(error) => Err(Failure::Failed(format!("{}: {error}", dir.display()))),
     }

@@ -14,8 +14,10 @@ pub(super) fn command() -> Command {
 
 pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let report = stores::wait_for(async {
-        let store = stores::open_to_read(matches).await?;
-        verify(&*store).await.map_err(Failure::failed)
+        let opened = stores::open_to_read(matches).await?;
+        let report = verify(&*opened.store).await.map_err(Failure::failed)?;
+        opened.close().await?;
+        Ok::<_, Failure>(report)
     })??;
     if matches.get_flag("json") {
         print::line(serde_json::to_string(&report).map_err(Failure::failed)?)?;

@@ -45,6 +45,7 @@ pub(super) const OPTIONS: &[Spec] = &[
         "STORE",
         "Where timelines are kept: embedded:DIR, memory: (nothing survives) or cql://HOST:PORT,.../KEYSPACE",
     ),
+    one("store-buffer", "32768", "KIB", "embedded: each write buffer; so much waits in the journal for its place"),
     unset("nats", "URL", "Bus between nodes on one CQL store, nats://HOST:PORT [default: one node, no bus]"),
     unset("jwt-secret", "SECRET", "Secret of client tokens (HS256); this or --jwt-public-key is needed"),
     unset("jwt-public-key", "FILE", "Public key of client tokens, PEM (RS256, ES256 or EdDSA)"),

@@ -76,6 +76,8 @@ pub struct Settings {
     pub listen: String,
     /// Where timelines are kept.
     pub store: StoreChoice,
+    /// Size of each write buffer of the embedded store: KiB.
+    pub store_buffer_kib: u32,
     /// The bus between nodes, `nats://host:port`; none: one node.
     pub nats: Option<String>,
     /// How tokens are checked; `serve` refuses to start without.
@@ -122,6 +124,7 @@ impl Settings {
         Ok(Self {
             listen: read.need("listen", host_port)?,
             store: read.need("store", store)?,
+            store_buffer_kib: read.need("store-buffer", positive)?,
             nats: nats(&read)?,
             token_key: token_key(&read)?,
             api_keys: read.all("api-key", |text| text_of(text).map(Secret::new))?,

@@ -19,6 +19,9 @@ use crate::timeline::{Decided, Draft, Lane, Pushed, commit_until_decided};
 
 /// Requests in one commit. More make the commit longer for the first without making it cheaper.
 const BATCH: usize = 64;
+/// Bytes of contents in one commit, unless one request alone has more: a database takes a few MiB in a batch,
+/// and one that it refuses for its size would be sent again for ever.
+const BATCH_BYTES: usize = 256 * 1024;
 /// Members up to which the deliveries go into the message's own commit; more go in a task of their
 /// own, so that nobody else's message waits behind them.
 const INLINE_MEMBERS: usize = 512;
@@ -61,6 +64,20 @@ impl ConversationItem {
             Self::Request { order, .. } => order.changes_membership(),
             _ => true,
         }
+    }
+
+    /// About how many bytes it brings into a commit.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Request { order, .. } => order.bytes(),
+            _ => 0,
+        }
+    }
+
+    /// Whether it may go into one commit with those taken before it.
+    fn joins(&self, taken: &[Self]) -> bool {
+        let bytes: usize = taken.iter().map(Self::bytes).sum();
+        !self.alone() && !taken.iter().any(Self::alone) && bytes + self.bytes() <= BATCH_BYTES
     }
 }
 
@@ -112,9 +129,8 @@ impl Outgoing {
 impl Inner {
     /// Drives the lane until its queue is empty.
     pub(super) async fn drive_conversation(self: Arc<Self>, id: ConvId, lane: Arc<ConversationLane>) {
-        while let Some((items, state)) =
-            lane.take(BATCH, |taken, next| !next.alone() && !taken.iter().any(ConversationItem::alone))
-        {
+        let _watched = self.watch_driver();
+        while let Some((items, state)) = lane.take(BATCH, |taken, next| next.joins(taken)) {
             let mut state = state.unwrap_or_default();
             let mut requests = Vec::with_capacity(items.len());
             for item in items {
@@ -136,13 +152,17 @@ impl Inner {
         }
     }
 
-    /// The lane's conversation, read as often as it takes.
-    pub(super) async fn loaded<'a>(&self, id: &ConvId, state: &'a mut ConversationState) -> &'a mut Conversation {
+    /// The lane's conversation, read as often as it takes; an error only if it is damaged.
+    pub(super) async fn loaded<'a>(
+        &self,
+        id: &ConvId,
+        state: &'a mut ConversationState,
+    ) -> Result<&'a mut Conversation, Error> {
         if state.conversation.is_none() {
             let conversation = loop {
                 match Conversation::load(&*self.store, id).await {
                     Ok(conversation) => break conversation,
-                    Err(error) => self.pause(id, &error).await,
+                    Err(error) => self.pause(id, error).await?,
                 }
             };
             let head = conversation.head;
@@ -152,10 +172,19 @@ impl Inner {
             state.conversation = Some(conversation);
         }
         #[expect(clippy::expect_used, reason = "set just above")]
-        state.conversation.as_mut().expect("loaded")
+        Ok(state.conversation.as_mut().expect("loaded"))
     }
 
-    pub(super) async fn pause(&self, id: &ConvId, error: &Error) {
+    /// Waits before a store that is away is asked again. What is damaged stays so: that error comes back.
+    pub(super) async fn pause(&self, id: &ConvId, error: Error) -> Result<(), Error> {
+        if self.damage.is_damage(&error) {
+            return Err(error);
+        }
+        self.wait_for_store(id, &error).await;
+        Ok(())
+    }
+
+    pub(super) async fn wait_for_store(&self, id: &ConvId, error: &Error) {
         tracing::warn!(conversation = %id, %error, "conversation waits for the store");
         tokio::time::sleep(PAUSE).await;
     }
@@ -175,10 +204,13 @@ impl Inner {
             oldest.wait().await;
         }
         loop {
-            let conversation = self.loaded(id, state).await;
+            let Ok(conversation) = self.loaded(id, state).await else {
+                return requests.into_iter().for_each(refuse_damaged);
+            };
             let mut draft = Draft::new(conversation.head, self.clock.now_ms());
             let mut appended = Vec::new();
             let mut decisions = Vec::with_capacity(requests.len());
+            let mut damaged = false;
             for (caller, order, _) in &requests {
                 let mut desk = Desk {
                     store: &*self.store,
@@ -191,7 +223,7 @@ impl Inner {
                     Ok(answer) => decisions.push(Ok(answer)),
                     Err(NotDecided::Refused(refusal)) => decisions.push(Err(refusal)),
                     Err(NotDecided::Store(error)) => {
-                        self.pause(id, &error).await;
+                        damaged = self.pause(id, error).await.is_err();
                         break;
                     }
                 }
@@ -199,6 +231,13 @@ impl Inner {
             if decisions.len() < requests.len() {
                 // What was drafted is thrown away, and with it the state that already counted on it.
                 state.conversation = None;
+                if damaged {
+                    // The others are decided without the one that needs what is damaged.
+                    refuse_damaged(requests.remove(decisions.len()));
+                }
+                if requests.is_empty() {
+                    return;
+                }
                 continue;
             }
             if draft.is_empty() && !self.still_at(id, state).await {
@@ -239,7 +278,13 @@ impl Inner {
             };
             let under_way = match planted(Bug::DuplicateBeforeOwnEffect) {
                 true => None,
-                false => self.deliver_to(id, state, &caller, named).await,
+                false => match self.deliver_to(id, state, &caller, named).await {
+                    Ok(under_way) => under_way,
+                    Err(_) => {
+                        drop(reply.send(Err(Refusal::new(ErrorCode::Unavailable))));
+                        continue;
+                    }
+                },
             };
             let Some(progress) = under_way else {
                 drop(reply.send(answer));
@@ -259,13 +304,14 @@ impl Inner {
         state: &mut ConversationState,
         user: &UserId,
         seq: u64,
-    ) -> Option<Arc<Progress>> {
-        let conversation = state.conversation.as_mut()?;
-        let member = Arc::clone(conversation.member(user).filter(|member| member.covers(seq))?);
+    ) -> Result<Option<Arc<Progress>>, Error> {
+        let Some(conversation) = state.conversation.as_mut() else { return Ok(None) };
+        let Some(member) = conversation.member(user).filter(|member| member.covers(seq)) else { return Ok(None) };
+        let member = Arc::clone(member);
         let entries = loop {
             match read_log(&*self.store, id, seq - 1, seq).await {
                 Ok(entries) => break entries,
-                Err(error) => self.pause(id, &error).await,
+                Err(error) => self.pause(id, error).await?,
             }
         };
         let complete_to = if self.store.together() { seq - 1 } else { 0 };
@@ -273,7 +319,7 @@ impl Inner {
         let progress = Progress::begin();
         let delivery = Delivery { batch: Arc::new(batch), member, told: vec![Arc::clone(&progress)] };
         self.push_user(user, UserItem::Deliver(delivery));
-        Some(progress)
+        Ok(Some(progress))
     }
 
     /// Whether the log still stands where it was when this was decided (rule 4). A commit asks that by
@@ -286,7 +332,11 @@ impl Inner {
         loop {
             match self.store.head(&conversation.timeline).await {
                 Ok(head) => return head.position == conversation.head.position,
-                Err(error) => self.pause(id, &error).await,
+                // Loading it anew says what is damaged.
+                Err(error) => match self.pause(id, error).await {
+                    Ok(()) => {}
+                    Err(_) => return false,
+                },
             }
         }
     }
@@ -306,7 +356,11 @@ impl Inner {
     ) -> bool {
         let Some(outgoing) = self.outgoing(state, appended, callers) else { return true };
         let applied = if self.store.together() {
-            self.commit_together(id, state, draft, &outgoing).await;
+            if let Err(damaged) = self.commit_together(id, state, draft, &outgoing).await {
+                requests.extract_if(.., |(caller, _, _)| damaged.contains(caller)).for_each(refuse_damaged);
+                state.conversation = None;
+                return false;
+            }
             true
         } else {
             self.commit_marked(id, state, draft, &outgoing).await
@@ -350,14 +404,16 @@ impl Inner {
         })
     }
 
-    /// One atomic commit: the conversation's entries and the deliveries to every lane that is free.
+    /// One atomic commit: the conversation's entries and the deliveries to every lane that is free. What
+    /// cannot be put into a damaged timeline is left out, unless it is a caller's own: then nothing is
+    /// committed, and the error names those callers.
     async fn commit_together(
         self: &Arc<Self>,
         id: &ConvId,
         state: &mut ConversationState,
         mut draft: Draft,
         outgoing: &Outgoing,
-    ) {
+    ) -> Result<(), Vec<UserId>> {
         let (mut works, mut busy) = (Vec::new(), Vec::new());
         let inline = outgoing.recipients.len() <= INLINE_MEMBERS;
         for (user, member) in &*outgoing.recipients {
@@ -372,12 +428,17 @@ impl Inner {
                 None => busy.push((user, member, lane)),
             }
         }
-        self.build_until_read(&mut works).await;
+        let mut damaged = self.build_until_read(&mut works).await;
+        damaged.retain(|user| outgoing.callers.contains(user));
+        if !damaged.is_empty() {
+            self.release(works);
+            return Err(damaged);
+        }
         if planted(Bug::PushedBeforeDurable) {
             works.iter().for_each(|work| work.push_to(&self.hub));
         }
 
-        let Some(conversation) = state.conversation.as_mut() else { return };
+        let Some(conversation) = state.conversation.as_mut() else { return Ok(()) };
         let head_seq = draft.head_seq();
         if let Some(ledger) = state.ledger.as_mut() {
             if (busy.is_empty() && ledger.last_open().is_none()) || planted(Bug::FannedTooEarly) {
@@ -419,6 +480,7 @@ impl Inner {
         if !freed.is_empty() {
             tokio::spawn(Arc::clone(self).drive_users(freed));
         }
+        Ok(())
     }
 
     /// Mark, commit, then deliver (rule 3). False: refused.
@@ -429,8 +491,10 @@ impl Inner {
         draft: Draft,
         outgoing: &Outgoing,
     ) -> bool {
-        if !planted(Bug::NoMark) && !planted(Bug::MarkAfterAppend) {
-            self.ensure_mark(id, state).await;
+        if !planted(Bug::NoMark) && !planted(Bug::MarkAfterAppend) && self.ensure_mark(id, state).await.is_err() {
+            // Loading it anew says what is damaged.
+            state.conversation = None;
+            return false;
         }
         let Some(conversation) = state.conversation.as_mut() else { return false };
         let (base, head) = (conversation.head.position.seq, draft.head_after());
@@ -455,7 +519,11 @@ impl Inner {
                                 .first()
                                 .is_some_and(|entry| entry.attempt == attempt || planted(Bug::DoubtTakenForOurs));
                         }
-                        Err(error) => self.pause(id, &error).await,
+                        // Decided anew: if it was ours, its dedupe row says so.
+                        Err(error) => match self.pause(id, error).await {
+                            Ok(()) => {}
+                            Err(_) => break false,
+                        },
                     }
                 }
             }
@@ -470,7 +538,7 @@ impl Inner {
             }
         };
         if planted(Bug::MarkAfterAppend) {
-            self.ensure_mark(id, state).await;
+            let _ = self.ensure_mark(id, state).await;
         }
         if ours {
             self.send_out(state, outgoing);
@@ -511,16 +579,24 @@ impl Inner {
     }
 
     /// Delivers entries (after, head] of the log to all they are addressed to, and waits for it.
-    pub(super) async fn redeliver(self: &Arc<Self>, id: &ConvId, state: &mut ConversationState, after: u64) {
-        let conversation = self.loaded(id, state).await;
+    ///
+    /// # Errors
+    /// That the log is damaged; nothing was delivered then.
+    pub(super) async fn redeliver(
+        self: &Arc<Self>,
+        id: &ConvId,
+        state: &mut ConversationState,
+        after: u64,
+    ) -> Result<(), Error> {
+        let conversation = self.loaded(id, state).await?;
         let head = conversation.head.position.seq;
         if after >= head {
-            return;
+            return Ok(());
         }
         let entries = loop {
             match read_log(&*self.store, id, after, head).await {
                 Ok(entries) => break entries,
-                Err(error) => self.pause(id, &error).await,
+                Err(error) => self.pause(id, error).await?,
             }
         };
         let recipients = recipients_of(conversation, &entries);
@@ -536,6 +612,7 @@ impl Inner {
         self.send_out(state, &outgoing);
         outgoing.progress.finish();
         outgoing.progress.wait().await;
+        Ok(())
     }
 
     /// Sees to it that the lane comes back when the deliveries under way are done.
@@ -583,7 +660,7 @@ impl Inner {
             return;
         }
         let complete = state.ledger.as_mut().map_or(0, Ledger::complete);
-        let conversation = self.loaded(id, state).await;
+        let Ok(conversation) = self.loaded(id, state).await else { return };
         let mut draft = Draft::new(conversation.head, self.clock.now_ms());
         draft.set_fanned(complete);
         if !draft.is_empty() {
@@ -594,11 +671,20 @@ impl Inner {
     }
 
     async fn recover_one(self: &Arc<Self>, id: &ConvId, state: &mut ConversationState, done: oneshot::Sender<()>) {
-        let fanned = self.loaded(id, state).await.head.fanned;
-        self.redeliver(id, state, fanned).await;
-        self.settle(id, state).await;
+        let fanned = self.loaded(id, state).await.map(|conversation| conversation.head.fanned);
+        // What is damaged stays unfinished, for the next start (perhaps of a restored backup).
+        if let Ok(fanned) = fanned
+            && self.redeliver(id, state, fanned).await.is_ok()
+        {
+            self.settle(id, state).await;
+        }
         let _ = done.send(());
     }
+}
+
+/// Answers a request that would need what is damaged.
+fn refuse_damaged((_, _, reply): (UserId, Order, oneshot::Sender<Answer>)) {
+    let _ = reply.send(Err(Refusal::new(ErrorCode::Unavailable)));
 }
 
 /// Everybody to whom any of the entries is addressed, or who is handed over what he missed.

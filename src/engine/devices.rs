@@ -99,7 +99,7 @@ impl Inner {
     pub(super) async fn devices(&self, caller: &Caller) -> Answer {
         match self.list_devices(&caller.user).await {
             Ok(devices) => Ok(AnswerBody::Devices { devices }),
-            Err(error) => Err(super::unavailable(&error)),
+            Err(error) => Err(super::unavailable(&self.damage, &error)),
         }
     }
 

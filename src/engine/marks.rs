@@ -10,17 +10,20 @@ use super::conversation_lane::ConversationState;
 use crate::fanout::Ledger;
 use crate::planted::{Bug, planted};
 use crate::protocol::ConvId;
-use crate::store::Mark;
+use crate::store::{Error, Mark};
 use crate::timeline::{Decided, Draft, commit_until_decided};
 
 impl Inner {
     /// A mark stands, written under the present term, before anything is appended.
-    pub(super) async fn ensure_mark(&self, id: &ConvId, state: &mut ConversationState) {
-        let term = self.loaded(id, state).await.head.position.term;
+    ///
+    /// # Errors
+    /// That the conversation is damaged.
+    pub(super) async fn ensure_mark(&self, id: &ConvId, state: &mut ConversationState) -> Result<(), Error> {
+        let term = self.loaded(id, state).await?.head.position.term;
         if state.mark.as_ref().is_some_and(|(_, under)| *under == term || planted(Bug::MarkOutlivesTerm)) {
-            return;
+            return Ok(());
         }
-        let head = self.loaded(id, state).await.head.position.seq;
+        let head = self.loaded(id, state).await?.head.position.seq;
         let open = state.ledger.as_mut().is_some_and(|ledger| ledger.last_open().is_some());
         let complete = state.ledger.as_mut().map_or(head, Ledger::complete);
         // Nothing of ours under way: what is below the head is done, or under another's mark.
@@ -38,12 +41,13 @@ impl Inner {
             (mark.burst, mark.from) = (1, 0);
         }
         while let Err(error) = self.store.put_mark(mark.clone()).await {
-            self.pause(id, &error).await;
+            self.wait_for_store(id, &error).await;
         }
         // One of another term stays until the deliveries it covers are done; it only costs a look.
         if let Some((old, _)) = state.mark.replace((mark, term)) {
             let _ = self.store.delete_mark(old).await;
         }
+        Ok(())
     }
 
     /// Raises the term, so that whoever wrote the mark is refused from now on; reads the log; fans out
@@ -56,7 +60,8 @@ impl Inner {
         done: oneshot::Sender<()>,
     ) {
         while !planted(Bug::NoFence) {
-            let conversation = self.loaded(id, state).await;
+            // What is damaged keeps its mark, for whoever comes after a repair.
+            let Ok(conversation) = self.loaded(id, state).await else { return };
             let mut draft = Draft::new(conversation.head, self.clock.now_ms());
             draft.raise_term();
             let commit = draft.into_commit(conversation.timeline.clone(), self.attempts.next());
@@ -68,9 +73,11 @@ impl Inner {
                 break;
             }
         }
-        self.redeliver(id, state, mark.from).await;
+        if self.redeliver(id, state, mark.from).await.is_err() {
+            return;
+        }
         while let Err(error) = self.store.delete_mark(mark.clone()).await {
-            self.pause(id, &error).await;
+            self.wait_for_store(id, &error).await;
         }
         let _ = done.send(());
     }

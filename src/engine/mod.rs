@@ -16,6 +16,7 @@
 
 mod conversation_lane;
 mod devices;
+mod failure;
 mod liveness;
 mod marks;
 mod notify;
@@ -97,6 +98,8 @@ pub(crate) struct Inner {
     conversations: Lanes<ConvId, ConversationItem, ConversationState>,
     users: Lanes<UserId, UserItem, crate::conversation::inbox::Inbox>,
     bursts: std::sync::atomic::AtomicU64,
+    damage: failure::DamageLog,
+    broken: failure::Broken,
     liveness: liveness::Liveness,
 }
 
@@ -112,6 +115,8 @@ impl Engine {
             conversations: Lanes::new(LANES_KEPT),
             users: Lanes::new(LANES_KEPT),
             bursts: std::sync::atomic::AtomicU64::new(1),
+            damage: failure::DamageLog::default(),
+            broken: failure::Broken::default(),
             liveness: liveness::Liveness::default(),
         };
         Self { inner: Arc::new(inner) }
@@ -146,6 +151,12 @@ impl Engine {
             self.finish_mark(mark.clone()).await;
         }
         Ok(marks.len())
+    }
+
+    /// Returns when a lane's driver has panicked: that lane stands still for ever, so the process must
+    /// end and start anew.
+    pub async fn broken(&self) {
+        self.inner.broken.wait().await;
     }
 
     /// The epoch of the data.
@@ -289,13 +300,20 @@ async fn wait_until_done(done: oneshot::Receiver<()>) -> Result<(), Refusal> {
     }
 }
 
-/// A read the store could not answer, as the client is told it.
-fn unavailable(error: &store::Error) -> Refusal {
-    tracing::warn!(%error, "read failed");
+/// A read the store could not answer, as the client is told it. Damage is told once.
+fn unavailable(damage: &failure::DamageLog, error: &store::Error) -> Refusal {
+    if !damage.is_damage(error) {
+        tracing::warn!(%error, "read failed");
+    }
     Refusal::new(ErrorCode::Unavailable)
 }
 
 impl Inner {
+    /// Held by whoever drives a lane, for as long.
+    fn watch_driver(&self) -> failure::Watched {
+        self.broken.watch()
+    }
+
     fn conversation_lane(&self, id: &ConvId) -> Arc<ConversationLane> {
         self.conversations.get(id)
     }

@@ -64,12 +64,12 @@ impl Inner {
             let too_old = oldest.first().map_or(expected, |entry| entry.seq > head.floor + 1 || self.is_too_old(entry));
             Ok((head, too_old))
         };
-        let (head, too_old) = look().await.map_err(|error| unavailable(&error))?;
+        let (head, too_old) = look().await.map_err(|error| unavailable(&self.damage, &error))?;
         if !too_old {
             return Ok(head.into());
         }
         self.expire(user).await;
-        self.store.head(&timeline).await.map(Standing::from).map_err(|error| unavailable(&error))
+        self.store.head(&timeline).await.map(Standing::from).map_err(|error| unavailable(&self.damage, &error))
     }
 
     fn is_too_old(&self, entry: &Entry) -> bool {
@@ -100,7 +100,7 @@ impl Inner {
         let timeline = TimelineId::User(user.clone());
         let after = after.saturating_sub(u64::from(planted(Bug::InclusiveCursor)));
         for _ in 0..2 {
-            let head = self.store.head(&timeline).await.map_err(|error| unavailable(&error))?;
+            let head = self.store.head(&timeline).await.map_err(|error| unavailable(&self.damage, &error))?;
             let standing = Standing::from(head);
             if after < standing.floor && !planted(Bug::ReadPastFloor) {
                 return Ok(PageRead::BelowFloor(standing));
@@ -111,7 +111,7 @@ impl Inner {
                 return Ok(if caught_up { PageRead::Page(empty) } else { PageRead::AboveHead(standing) });
             }
             let read = self.read_page(user, &timeline, after, max_entries, max_bytes, standing).await;
-            match read.map_err(|error| unavailable(&error))? {
+            match read.map_err(|error| unavailable(&self.damage, &error))? {
                 Some(page) => return Ok(PageRead::Page(page)),
                 // What was asked for has become too old: the floor is raised, then told.
                 None => self.expire(user).await,

@@ -33,7 +33,10 @@ impl Engine {
             rows::read::<Revoked>(&*inner.store, &timeline, &device),
             rows::read::<Revoked>(&*inner.store, &timeline, &whole),
         );
-        let revoked = [device, whole].into_iter().collect::<Result<Vec<_>>>().map_err(|error| unavailable(&error))?;
+        let revoked = [device, whole]
+            .into_iter()
+            .collect::<Result<Vec<_>>>()
+            .map_err(|error| unavailable(&inner.damage, &error))?;
         let refused = revoked.iter().flatten().any(|revoked| issued_at_ms.is_none_or(|issued| issued <= revoked.at));
         if refused { Err(Refusal::new(ErrorCode::Revoked)) } else { Ok(()) }
     }

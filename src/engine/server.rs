@@ -66,7 +66,7 @@ impl Engine {
     /// # Errors
     /// `unavailable`.
     pub async fn devices_of(&self, user: &UserId) -> std::result::Result<Vec<DeviceInfo>, Refusal> {
-        self.inner.list_devices(user).await.map_err(|error| unavailable(&error))
+        self.inner.list_devices(user).await.map_err(|error| unavailable(&self.inner.damage, &error))
     }
 
     /// Removes what is the user's own: tokens and devices first, then his stays, then his sync timeline,
@@ -84,7 +84,7 @@ impl Engine {
         let mut after = None;
         loop {
             let page = conversations_of(&*inner.store, user, after.as_ref(), AT_ONCE).await;
-            let page = page.map_err(|error| unavailable(&error))?;
+            let page = page.map_err(|error| unavailable(&inner.damage, &error))?;
             for conversation in page.iter().filter(|id| !id.is_everybody()) {
                 if messages {
                     erased.messages += self.withdraw(user, conversation).await?;
@@ -97,7 +97,7 @@ impl Engine {
                 None => break,
             }
         }
-        while inner.owns_anything(user).await.map_err(|error| unavailable(&error))? {
+        while inner.owns_anything(user).await.map_err(|error| unavailable(&inner.damage, &error))? {
             let (done, wait) = oneshot::channel();
             inner.push_user(user, UserItem::Forget { done });
             super::wait_until_done(wait).await?;
@@ -109,7 +109,7 @@ impl Engine {
     async fn withdraw(&self, user: &UserId, id: &ConvId) -> std::result::Result<u64, Refusal> {
         let inner = &self.inner;
         let timeline = TimelineId::Conversation(id.clone());
-        let failed = |error| unavailable(&error);
+        let failed = |error| unavailable(&inner.damage, &error);
         let head = inner.store.head(&timeline).await.map_err(failed)?.position.seq;
         let (mut after, mut count) = (0, 0);
         while after < head {

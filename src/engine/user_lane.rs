@@ -15,11 +15,13 @@ use crate::fanout::{Delivery, deliver};
 use crate::hub::{Hub, Live};
 use crate::planted::{Bug, planted};
 use crate::protocol::{AnswerBody, ClientInfo, DeviceId, ErrorCode, Request, UserId};
-use crate::store::{Attempt, Commit, Head, Result};
+use crate::store::{Attempt, Commit, Error, Head, Result};
 use crate::timeline::{Decided, Draft, Lane, commit_again, commit_once};
 
 /// Items of one lane in one commit.
 const BATCH: usize = 256;
+/// Entries in one commit, unless one delivery alone has more: databases bound what a batch may hold.
+const BATCH_ENTRIES: usize = 4096;
 /// Pause before a store that could not be read is asked again.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -49,6 +51,16 @@ pub(super) enum UserItem {
 impl UserItem {
     pub(super) fn may_be_refused(&self) -> bool {
         matches!(self, Self::Request { receipted: false, .. } | Self::Hello { .. })
+    }
+
+    /// Entries it may bring into a commit.
+    fn entries(&self) -> usize {
+        if let Self::Deliver(delivery) = self { delivery.batch.entries.len() } else { 1 }
+    }
+
+    /// Whether it may go into one commit with those taken before it.
+    fn joins(&self, taken: &[Self]) -> bool {
+        taken.iter().map(Self::entries).sum::<usize>() + self.entries() <= BATCH_ENTRIES
     }
 
     pub(super) fn refuse(self, code: ErrorCode) {
@@ -107,6 +119,14 @@ impl UserWork {
         }
     }
 
+    /// Nothing is built.
+    fn forget(&mut self) {
+        (self.inbox, self.draft) = (None, None);
+        self.live.clear();
+        self.answers.clear();
+        self.owing.clear();
+    }
+
     /// The commit, if there is anything to commit.
     pub(super) fn take_commit(&mut self, attempt: Attempt) -> Option<Commit> {
         let draft = self.draft.take().filter(|draft| !draft.is_empty())?;
@@ -118,12 +138,13 @@ impl UserWork {
 impl Inner {
     /// Drives lanes together until all their queues are empty.
     pub(super) async fn drive_users(self: Arc<Self>, mut works: Vec<UserWork>) {
+        let _watched = self.watch_driver();
         loop {
             works.retain_mut(|work| {
                 if !work.items.is_empty() {
                     return true;
                 }
-                match work.lane.take(BATCH, |_, _| true) {
+                match work.lane.take(BATCH, |taken, next| next.joins(taken)) {
                     Some((items, inbox)) => {
                         work.take_state(inbox, items);
                         true
@@ -179,6 +200,7 @@ impl Inner {
 
     /// Goes on with one lane until its commit is decided and its queue empty.
     async fn decide_late(self: Arc<Self>, work: UserWork, commit: Commit) {
+        let _watched = self.watch_driver();
         let mut outcome = [None];
         commit_again(&self.store, vec![(0, commit)], &mut outcome).await;
         if let [Some(outcome)] = outcome {
@@ -218,25 +240,50 @@ impl Inner {
         again
     }
 
-    /// Builds every work's draft, as often as it takes to read what is needed.
-    pub(super) async fn build_until_read(&self, works: &mut [UserWork]) {
+    /// Builds every work's draft, as often as it takes to read what is needed. Items that need what is
+    /// damaged are answered and taken out; tells whose they were.
+    pub(super) async fn build_until_read(&self, works: &mut [UserWork]) -> Vec<UserId> {
+        let mut damaged = Vec::new();
         for work in works {
             loop {
-                match self.build(work).await {
+                let (index, error) = match self.build(work).await {
                     Ok(true) => break,
-                    Ok(false) => work.inbox = None,
-                    Err(error) => {
-                        tracing::warn!(user = %work.user, %error, "user lane waits for the store");
+                    Ok(false) => {
                         work.inbox = None;
-                        tokio::time::sleep(PAUSE).await;
+                        continue;
                     }
+                    Err(NotBuilt { index, error }) => (index, error),
+                };
+                work.forget();
+                if !self.damage.is_damage(&error) {
+                    tracing::warn!(user = %work.user, %error, "user lane waits for the store");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+                damaged.push(work.user.clone());
+                match index {
+                    Some(index) if index < work.items.len() => give_up(work.items.remove(index)),
+                    _ => work.items.drain(..).for_each(give_up),
+                }
+                if work.items.is_empty() {
+                    break;
                 }
             }
+        }
+        damaged
+    }
+
+    /// Frees lanes of which nothing was committed.
+    pub(super) fn release(self: &Arc<Self>, works: Vec<UserWork>) {
+        let queued = works.into_iter().filter(|work| work.lane.put_and_release(None));
+        let queued: Vec<_> = queued.map(|work| UserWork::new(work.user, work.lane)).collect();
+        if !queued.is_empty() {
+            tokio::spawn(Arc::clone(self).drive_users(queued));
         }
     }
 
     /// False: built on a state that another node has left behind.
-    async fn build(&self, work: &mut UserWork) -> Result<bool> {
+    async fn build(&self, work: &mut UserWork) -> std::result::Result<bool, NotBuilt> {
         let inbox = match &mut work.inbox {
             Some(inbox) => inbox,
             none => none.insert(Inbox::load(&*self.store, &work.user).await?),
@@ -248,7 +295,7 @@ impl Inner {
         work.owing.clear();
         let mut build = Build { inner: self, inbox, draft: &mut draft, live: &mut work.live };
         for (index, item) in work.items.iter().enumerate() {
-            match build.item(item).await? {
+            match build.item(item).await.map_err(|error| NotBuilt { index: Some(index), error })? {
                 Built::Silent => {}
                 Built::Answer(answer) => work.answers.push((index, answer)),
                 Built::Owes(receipt) => work.owing.push((index, receipt)),
@@ -349,6 +396,36 @@ impl Inner {
         let (done, wait) = oneshot::channel();
         self.push_user(user, UserItem::Expire { done });
         let _ = wait.await;
+    }
+}
+
+/// Ends an item that cannot be decided because what it needs is damaged. A delivery counts as done, or
+/// its conversation would wait for it for ever: who reads that timeline is told `unavailable`.
+fn give_up(item: UserItem) {
+    match item {
+        UserItem::Deliver(delivery) => delivery.told.iter().for_each(|progress| progress.finish()),
+        UserItem::Request { reply, .. } | UserItem::Hello { reply, .. } => {
+            let _ = reply.send(Err(Refusal::new(ErrorCode::Unavailable)));
+        }
+        // Who waits for these goes on when they are dropped.
+        UserItem::Receipt { .. }
+        | UserItem::Expire { .. }
+        | UserItem::Goodbye { .. }
+        | UserItem::Revoke { .. }
+        | UserItem::Forget { .. } => {}
+    }
+}
+
+/// Why a draft was not built.
+struct NotBuilt {
+    /// The item that could not be read for; none: the timeline itself.
+    index: Option<usize>,
+    error: Error,
+}
+
+impl From<Error> for NotBuilt {
+    fn from(error: Error) -> Self {
+        Self { index: None, error }
     }
 }
 

@@ -55,16 +55,13 @@ pub struct Program {
 impl Program {
     /// `everline serve` on a directory.
     pub fn serve(dir: &str) -> Self {
+        Self::serve_store(&format!("embedded:{dir}"))
+    }
+
+    /// `everline serve` on any store.
+    pub fn serve_store(store: &str) -> Self {
         let mut command = everline();
-        command.args([
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--store",
-            &format!("embedded:{dir}"),
-            "--jwt-secret",
-            SECRET,
-        ]);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--store", store, "--jwt-secret", SECRET]);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let addr = read_until(child.stderr.take().unwrap(), "addr=");
         Self { child, addr }

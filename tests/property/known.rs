@@ -4,6 +4,7 @@ use everline::protocol::*;
 use everline::store::sim::Faults;
 
 use crate::model::Rules;
+use crate::place::Stage;
 use crate::world::World;
 
 const RULES: Rules =
@@ -21,7 +22,7 @@ struct Told {
 impl Told {
     fn new(together: bool, nodes: usize) -> Self {
         let people = ["a", "b", "c"].map(user).to_vec();
-        Self { world: World::new(Some(1), together, nodes, Faults::none(), RULES, people), count: 0 }
+        Self { world: World::new(&Stage::Simulated, 1, together, nodes, Faults::none(), RULES, people), count: 0 }
     }
 
     async fn ask(&self, node: usize, who: &str, request: Request) -> AnswerBody {

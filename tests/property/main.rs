@@ -6,7 +6,8 @@
 //!   EVERLINE_SEEDS=2000 cargo test --test property      as many as CI runs
 //!   EVERLINE_SEED=17 cargo test --test property         one again, with its trace
 //! ```
-//! `EVERLINE_SEEDS_EMBEDDED` says how many on the embedded store (CI: 200).
+//! `EVERLINE_SEEDS_EMBEDDED` says how many on the embedded store (CI: 200), `EVERLINE_SEEDS_CQL` how many on
+//! the CQL database that `EVERLINE_TEST_CQL` names (CI: 50, by `scripts/test-cql`); without one none.
 //!
 //! On the simulated store everything follows from the seed: one thread, tokio's paused clock, no randomness
 //! from elsewhere. On the embedded store threads and files have their own time: a seed gives the same
@@ -34,12 +35,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
+use place::Stage;
 use run::{End, Run, Tally};
 
 /// Seeds when nobody says how many.
 const SEEDS: u64 = 300;
 /// The same on the embedded store, where each takes longer.
 const SEEDS_EMBEDDED: u64 = 20;
+/// The same on a CQL database.
+const SEEDS_CQL: u64 = 5;
+/// Where that is, `host:port`.
+const CQL_HOSTS: &str = "EVERLINE_TEST_CQL";
 /// What must have happened at least once in a run of that many.
 const MUST_HAPPEN: [&str; 21] = [
     "back in time",
@@ -66,7 +72,7 @@ const MUST_HAPPEN: [&str; 21] = [
 ];
 
 /// Real time after which a seed is taken to hang.
-const LONGEST: Duration = Duration::from_secs(30);
+const LONGEST: Duration = Duration::from_secs(180);
 /// Failed seeds after which no more are tried.
 const FAILURES: usize = 8;
 
@@ -79,21 +85,27 @@ type Came = Result<(Tally, (u64, u64)), String>;
 
 /// A seed on the simulated store, in paused time.
 fn one(seed: u64) -> Came {
-    play(seed, "every_history", false)
+    play(seed, "every_history_keeps", &Stage::Simulated)
 }
 
 /// A seed on the embedded store: threads and files, in real time.
 fn on_disk(seed: u64) -> Came {
-    play(seed, "on_the_embedded", true)
+    play(seed, "on_the_embedded", &Stage::Directory)
 }
 
-fn play(seed: u64, test: &str, directory: bool) -> Came {
+/// A seed on a CQL database, in real time: one to three nodes, killed, buried alive and taken over.
+fn on_cql(seed: u64) -> Came {
+    let hosts = std::env::var(CQL_HOSTS).unwrap_or_default();
+    play(seed, "on_cql", &Stage::Keyspace(hosts))
+}
+
+fn play(seed: u64, test: &str, stage: &Stage) -> Came {
     let runtime = || {
         let mut builder = tokio::runtime::Builder::new_current_thread();
-        builder.enable_time().start_paused(!directory).build().unwrap()
+        builder.enable_time().start_paused(*stage == Stage::Simulated).build().unwrap()
     };
     let mut process = runtime();
-    let mut run = process.block_on(async { Run::new(seed, directory) });
+    let mut run = process.block_on(async { Run::new(seed, stage) });
     loop {
         let end = process.block_on(unpanicked(run.history()));
         let wrong = match end {
@@ -134,6 +146,14 @@ fn every_history_keeps_the_promises() {
 #[test]
 fn every_history_on_the_embedded_store_keeps_them_too() {
     all(number("EVERLINE_SEEDS_EMBEDDED").unwrap_or(SEEDS_EMBEDDED), on_disk);
+}
+
+#[test]
+fn every_history_on_cql_keeps_them_too() {
+    match std::env::var(CQL_HOSTS) {
+        Ok(_) => drop(all(number("EVERLINE_SEEDS_CQL").unwrap_or(SEEDS_CQL), on_cql)),
+        Err(_) => eprintln!("SKIPPED: {CQL_HOSTS} names no CQL database"),
+    }
 }
 
 /// Plays this many seeds (or the one asked for) on two threads; what they came to altogether.

@@ -14,6 +14,7 @@ use crate::absorb::{Check, Model, OVERFLOW};
 use crate::check;
 use crate::device::{Device, Owes};
 use crate::model::Rules;
+use crate::place::Stage;
 use crate::plan::Plan;
 use crate::trouble::faults;
 use crate::user::{Item, User};
@@ -53,10 +54,15 @@ pub struct Run {
 }
 
 impl Run {
-    /// `directory`: on the embedded store; else on a simulated one.
-    pub fn new(seed: u64, directory: bool) -> Self {
+    /// A history of this seed, to be played there.
+    pub fn new(seed: u64, stage: &Stage) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let together = rng.random_bool(0.5) || directory;
+        let either = rng.random_bool(0.5);
+        let together = match stage {
+            Stage::Simulated => either,
+            Stage::Directory => true,
+            Stage::Keyspace(_) => false,
+        };
         let nodes = if together { 1 } else { rng.random_range(1..=3) };
         let rules = Rules {
             recall_limit_ms: 24 * 60 * 60 * 1000,
@@ -66,8 +72,7 @@ impl Run {
         };
         let faults = faults(&mut rng, together);
         let plan = Plan::new(rng.random_range(3..=5));
-        let world =
-            World::new((!directory).then_some(seed), together, nodes, faults, rules.clone(), plan.people.clone());
+        let world = World::new(stage, seed, together, nodes, faults, rules.clone(), plan.people.clone());
         let devices = plan
             .people
             .iter()

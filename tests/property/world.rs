@@ -15,7 +15,7 @@ use everline::store::sim::{Faults, Sim};
 use everline::store::{Entry, Head, Store, TimelineId};
 
 use crate::model::Rules;
-use crate::place::Place;
+use crate::place::{Place, Stage};
 use crate::user::Item;
 
 pub struct Node {
@@ -75,9 +75,10 @@ impl Look {
 }
 
 impl World {
-    /// `sim`: its seed, or a directory.
+    /// With its nodes started.
     pub fn new(
-        sim: Option<u64>,
+        stage: &Stage,
+        seed: u64,
         together: bool,
         nodes: usize,
         faults: Faults,
@@ -85,10 +86,7 @@ impl World {
         people: Vec<UserId>,
     ) -> Self {
         let clock = Clock::simulated(1_795_000_000_000);
-        let place = match sim {
-            Some(seed) => Place::simulated(seed, clock.clone(), together),
-            None => Place::directory(clock.clone()),
-        };
+        let place = Place::new(stage, seed, clock.clone(), together);
         let policy = Policy {
             sync_max_entries: rules.sync_max_entries,
             sync_max_age_ms: rules.sync_max_age_ms,
@@ -164,6 +162,12 @@ impl World {
     pub async fn crash(&mut self, node: usize) {
         self.nodes[node].dead.store(true, Ordering::Release);
         self.orphans.push(self.nodes[node].incarnation);
+        if self.place.is_keyspace() {
+            // Its tasks can't be stopped from here: it goes on as a dead node does whose requests arrive late.
+            let (store, switches) = self.place.handle();
+            self.nodes[node] = self.start(store, switches);
+            return;
+        }
         let Some(switches) = self.nodes[node].switches.clone() else { return };
         let handle = switches.crash();
         if self.together {
@@ -230,6 +234,16 @@ impl World {
                     return;
                 }
                 tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            return;
+        }
+        if self.place.is_keyspace() {
+            // What dead nodes left keeps its mark until it is taken over.
+            for _ in 0..1000 {
+                if self.place.marks() == 0 || !self.orphans.is_empty() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
             }
             return;
         }

@@ -18,7 +18,7 @@ use super::member::Member;
 use super::rows::{self, Info};
 use super::state::Conversation;
 use crate::config::Policy;
-use crate::protocol::{AnswerBody, ErrorCode, Event, Request, UserId};
+use crate::protocol::{AnswerBody, Body, ErrorCode, Event, Request, UserId};
 use crate::store::{self, RowKey, Span, Store};
 use crate::timeline::Draft;
 
@@ -98,6 +98,20 @@ impl Order {
             }
             Self::Notify(_) => false,
             Self::Command(_) => true,
+        }
+    }
+
+    /// Bytes of the contents it brings along.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Request(Request::Send(send)) => send.body.len(),
+            Self::Request(Request::Edit { body, .. }) => body.len(),
+            Self::Request(Request::Create { attributes, .. } | Request::Update { attributes, .. }) => {
+                attributes.as_ref().map_or(0, Body::len)
+            }
+            Self::Request(_) => 0,
+            Self::Notify(notice) => notice.body.len(),
+            Self::Command(_) => 0,
         }
     }
 }

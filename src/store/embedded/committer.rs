@@ -12,6 +12,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -28,6 +29,9 @@ use crate::store::{Commit, Error, Head, Outcome, TimelineId};
 
 /// A group this large is written in well under the time of a few fsyncs.
 const GROUP: GroupLimit = GroupLimit { commits: 4_000, bytes: 4 * 1024 * 1024 };
+
+/// A group commit that takes longer is worth a line for whoever looks for the largest latencies.
+const SLOW: Duration = Duration::from_millis(5);
 
 /// Runs until the queue is closed and empty, or the engine fails.
 pub(super) fn run(shared: &Shared, mut witness: Witness) {
@@ -165,7 +169,14 @@ fn write(shared: &Shared, group: &[Call], refused: &[Option<Vec<Outcome>>], comm
     let (record, hash) = record::encode(commit_no, last.next_ordinal, last.hash, &calls);
     let mut batch = shared.disk.batch();
     batch.insert(&shared.disk.journal, commit_no.to_be_bytes().to_vec(), record);
+    let begun = Instant::now();
     batch.commit(Sync::Data).map_err(|error| format!("journal not written: {error}"))?;
+    let took = begun.elapsed();
+    // Looked up each time: the recorder may be installed after the store was opened.
+    metrics::histogram!("everline_store_group_commit_seconds").record(took);
+    if took > SLOW {
+        tracing::debug!(?took, commits, "slow group commit");
+    }
     let stats = &shared.disk.stats;
     add(&stats.group_commits, 1);
     add(&stats.calls, calls.len());

@@ -17,6 +17,8 @@ use fjall::{Database, Guard, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, P
 
 use super::expiry::Expiry;
 use super::keys;
+use super::open::FORMAT;
+use super::seal::Sealer;
 use super::stats::{Stats, add};
 use super::values::{self, StoredHead};
 use crate::config::Clock;
@@ -39,12 +41,12 @@ pub(super) struct Sizes {
     pub(super) memtable: u64,
 }
 
-/// Whether a batch must be durable when it returns.
+/// Whether a batch must be durable before the engine shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sync {
     /// Yes: fdatasync of everything written so far.
     Data,
-    /// No: durable at the latest with the next that asks.
+    /// No: only for a directory that nobody can take for a store yet (a restore).
     Later,
 }
 
@@ -61,6 +63,8 @@ pub(super) struct Disk {
     pub(super) unfinished: Keyspace,
     pub(super) marks: Keyspace,
     pub(super) stats: Stats,
+    /// The last field: dropped when the engine has closed its files.
+    sealer: Sealer,
 }
 
 /// A view of one moment.
@@ -77,7 +81,7 @@ impl Disk {
             .open()?;
         let options = || KeyspaceCreateOptions::default().max_memtable_size(sizes.memtable);
         let keyspace = |name: &str| db.keyspace(name, options);
-        Ok(Self {
+        let disk = Self {
             meta: keyspace("meta")?,
             journal: keyspace("journal")?,
             heads: keyspace("heads")?,
@@ -89,7 +93,18 @@ impl Disk {
             marks: keyspace("marks")?,
             stats: Stats::default(),
             db,
-        })
+            sealer: Sealer::new(dir, FORMAT),
+        };
+        // The engine syncs what is in its directories, not the names of those it has just made.
+        for dir in [&dir.join("keyspaces"), dir] {
+            std::fs::File::open(dir)?.sync_all()?;
+        }
+        Ok(disk)
+    }
+
+    /// Everything is synced and nothing more will be written: seal the directory when it is closed.
+    pub(super) fn seal_when_closed(&self) {
+        self.sealer.arm();
     }
 
     /// All keyspaces, in the order of [`keys::KEYSPACES`].

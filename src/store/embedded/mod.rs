@@ -32,6 +32,7 @@ mod queue;
 mod read;
 mod record;
 mod restore;
+mod seal;
 mod shared;
 mod stats;
 mod tail;
@@ -97,6 +98,13 @@ impl Options {
             clock,
         }
     }
+
+    /// Write buffers of so many bytes, and the bounds that follow from them.
+    #[must_use]
+    pub fn with_buffer(self, bytes: usize) -> Self {
+        let overlay_bytes = bytes.saturating_mul(4);
+        Self { memtable_bytes: bytes as u64, checkpoint_bytes: bytes, overlay_bytes, ..self }
+    }
 }
 
 /// The embedded store. Reads are done in the caller's thread; they may wait for the disk.
@@ -148,7 +156,9 @@ impl Embedded {
         self.shared.disk.sync_all().map_err(|error| {
             self.shared.fail(&format!("sync: {error}"));
             Error::Unavailable(error.to_string())
-        })
+        })?;
+        self.shared.disk.seal_when_closed();
+        Ok(())
     }
 
     /// Makes a checkpoint of everything applied so far. Blocks.

@@ -14,18 +14,20 @@ use bytes::Bytes;
 use rand::Rng;
 
 use super::Options;
+use super::backup::sync_parent;
 use super::checkpoint::Progress;
 use super::disk::{Disk, Sizes, Sync};
 use super::keys;
 use super::overlay::Overlay;
 use super::queue::Queue;
 use super::record::{self, Record};
+use super::seal::{self, Broken};
 use super::shared::{Limits, Shared};
 use super::values::{self, Marker};
 use super::witness::{self, Witness};
 
 /// Raised with every change of keys, values or records.
-const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 1;
 /// Digits of an epoch: without those that look like others.
 const DIGITS: &[u8; 32] = b"abcdefghjkmnpqrstuvwxyz023456789";
 const EPOCH_LEN: usize = 12;
@@ -77,6 +79,7 @@ pub(super) struct Opened {
 pub(super) fn open(options: &Options) -> Result<Opened, OpenError> {
     let dir = Dir(&options.dir);
     dir.prepare()?;
+    dir.seal()?;
     let disk = dir.engine(options)?;
     let epoch = dir.meta(&disk)?;
     let marker = dir.marker(&disk)?;
@@ -137,10 +140,10 @@ impl Dir<'_> {
 
     /// Creates the directory, or clears what a creation that was interrupted has left.
     fn prepare(&self) -> Result<(), OpenError> {
-        std::fs::create_dir_all(self.0).map_err(|error| self.io(&error))?;
         if self.0.join(ENGINE_MARKER).exists() {
             return Ok(());
         }
+        self.make().map_err(|error| self.io(&error))?;
         // Nobody else may be creating it: his files would be taken for leftovers.
         let lock = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(self.0.join("lock"));
         let lock = lock.map_err(|error| self.io(&error))?;
@@ -158,6 +161,30 @@ impl Dir<'_> {
             std::fs::remove_file(journal).map_err(|error| self.io(&error))?;
         }
         Ok(())
+    }
+
+    /// Makes the directory, with those above it, durably: a name lost with the power is a lost store.
+    fn make(&self) -> std::io::Result<()> {
+        let full = std::path::absolute(self.0)?;
+        let missing = full.ancestors().skip(1).take_while(|above| !above.exists()).count();
+        std::fs::create_dir_all(&full)?;
+        full.ancestors().take(missing + 1).try_for_each(sync_parent)
+    }
+
+    /// Compares a directory that was closed cleanly with its seal.
+    fn seal(&self) -> Result<(), OpenError> {
+        let lock = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(self.0.join("lock"));
+        let lock = lock.map_err(|error| self.io(&error))?;
+        lock.try_lock().map_err(|_| OpenError::Locked(self.name()))?;
+        seal::open(self.0, FORMAT).map_err(|broken| match broken {
+            Broken::Format(number) => self.other_format(number),
+            Broken::Differs(what) => self.damaged(what),
+            Broken::Io(error) => self.io(&error),
+        })
+    }
+
+    fn other_format(&self, number: impl std::fmt::Display) -> OpenError {
+        OpenError::Format(self.name(), format!("{number}, this version reads {FORMAT}"))
     }
 
     /// The engine may panic over files it did not expect; that is damage like any other.
@@ -184,7 +211,7 @@ impl Dir<'_> {
         if *format != FORMAT.to_be_bytes() {
             let number = <[u8; 4]>::try_from(&*format).map(u32::from_be_bytes);
             let what = number.map_or_else(|_| "not a number".to_owned(), |number| number.to_string());
-            return Err(OpenError::Format(self.name(), format!("{what}, this version reads {FORMAT}")));
+            return Err(self.other_format(what));
         }
         let epoch = get(keys::META_EPOCH)?.and_then(|epoch| String::from_utf8(epoch.to_vec()).ok());
         epoch.ok_or_else(|| self.damaged("meta at key epoch"))
