@@ -1,12 +1,12 @@
 //! A load balancer of the simplest kind in front of several nodes: each new connection goes to the next
 //! node that is ready, so the devices of one user are spread over all.
 //!
-//! A node that does not say `/readyz` for a while loses its connections, as one does that is killed:
-//! its devices come back and land elsewhere.
+//! When none is ready (the bus is away) every node that answers will do. A node that does not answer for
+//! a while loses its connections, as one does that is killed: its devices come back and land elsewhere.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -22,7 +22,7 @@ use crate::server::{free_address, get};
 const LOOK: Duration = Duration::from_millis(500);
 /// A node that does not answer in this time is not ready.
 const ANSWER: Duration = Duration::from_secs(2);
-/// After so many looks without a yes its connections are cut.
+/// After so many looks without an answer its connections are cut.
 const CUT_AFTER: u64 = 4;
 
 /// Listens until dropped.
@@ -33,7 +33,9 @@ pub(crate) struct Balancer {
 
 struct Node {
     addr: SocketAddr,
-    /// Looks in a row that were not answered with yes.
+    /// The last look was answered with yes.
+    ready: AtomicBool,
+    /// Looks in a row that were not answered at all.
     misses: AtomicU64,
     /// Counts the times its connections were cut.
     cuts: watch::Sender<u64>,
@@ -44,8 +46,9 @@ impl Balancer {
     pub(crate) async fn start(nodes: &[SocketAddr]) -> Result<Self> {
         let addr = free_address()?;
         let listener = TcpListener::bind(addr).await.with_context(|| format!("balancer on {addr}"))?;
-        let node =
-            |addr: &SocketAddr| Arc::new(Node { addr: *addr, misses: AtomicU64::new(0), cuts: watch::Sender::new(0) });
+        let node = |addr: &SocketAddr| {
+            Arc::new(Node { addr: *addr, ready: true.into(), misses: AtomicU64::new(0), cuts: watch::Sender::new(0) })
+        };
         let nodes: Arc<[Arc<Node>]> = nodes.iter().map(node).collect();
         let mut tasks = JoinSet::new();
         for node in nodes.iter() {
@@ -65,7 +68,9 @@ async fn watch_node(node: Arc<Node>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if let Ok(Ok((200, _))) = timeout(ANSWER, get(node.addr, "/readyz")).await {
+        let answer = timeout(ANSWER, get(node.addr, "/readyz")).await;
+        node.ready.store(matches!(answer, Ok(Ok((200, _)))), Relaxed);
+        if let Ok(Ok(_)) = answer {
             node.misses.store(0, Relaxed);
         } else if node.misses.fetch_add(1, Relaxed) + 1 == CUT_AFTER {
             node.cuts.send_modify(|cuts| *cuts += 1);
@@ -84,12 +89,12 @@ async fn accept(listener: TcpListener, nodes: Arc<[Arc<Node>]>) {
     }
 }
 
-/// Joins a client with the first node from `first` on that takes it.
+/// Joins a client with the first node from `first` on that takes it, ready ones first.
 async fn pass(mut client: TcpStream, nodes: Arc<[Arc<Node>]>, first: usize) {
-    for node in nodes.iter().cycle().skip(first % nodes.len().max(1)).take(nodes.len()) {
-        if node.misses.load(Relaxed) > 0 {
-            continue;
-        }
+    let turn = || nodes.iter().cycle().skip(first % nodes.len().max(1)).take(nodes.len());
+    let ready = turn().filter(|node| node.ready.load(Relaxed));
+    let alive = turn().filter(|node| !node.ready.load(Relaxed) && node.misses.load(Relaxed) == 0);
+    for node in ready.chain(alive) {
         let mut cuts = node.cuts.subscribe();
         let Ok(Ok(mut server)) = timeout(ANSWER, TcpStream::connect(node.addr)).await else { continue };
         let _ = (client.set_nodelay(true), server.set_nodelay(true));

@@ -8,7 +8,7 @@
 //!
 //! Not here, because what they are about is not built yet: rule 10 (large conversations and heads), rule
 //! 11 (buckets: CQL only), of rule 12 the new epoch after a restore, of rule 9 the readiness of a node
-//! whose clock is behind. Rule 13 is the client library's own, one scenario here.
+//! whose clock is behind (tests/nodes). Rule 13 is the client library's own, one scenario here.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs, unreachable_pub)]
 
 mod crash;

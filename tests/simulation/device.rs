@@ -153,6 +153,8 @@ pub enum Act {
     Ask(Request),
     /// Goes back (or not) and asks for everything from there.
     Sync(u64),
+    /// Asks for the newest message and deletes it as soon as it is there.
+    Snatch(ConvId),
     /// Reads nothing for so long.
     Stall(Duration),
     /// Acknowledges all and from now on at once.
@@ -232,6 +234,7 @@ impl Raw {
             window: house.setting().rules.window,
             acked: 0,
             last_id: 0,
+            snatching: None,
         };
         {
             let mut held = self.held();
@@ -259,6 +262,7 @@ struct Life {
     window: u64,
     acked: u64,
     last_id: u64,
+    snatching: Option<ConvId>,
 }
 
 impl Life {
@@ -319,6 +323,10 @@ impl Life {
                         }
                         Some(self.envelope(Request::Sync { after_seq }))
                     }
+                    Some(Act::Snatch(conv_id)) => {
+                        self.snatching = Some(conv_id.clone());
+                        Some(self.envelope(Request::History { conv_id, from: HistoryFrom::Newest, limit: 1 }))
+                    }
                     Some(Act::Stall(time)) => {
                         tokio::time::sleep(time).await;
                         None
@@ -375,6 +383,12 @@ impl Life {
                 cursor.seq = frame.to_seq;
                 drop(held);
                 self.ack(false)
+            }
+            ServerFrame::Answer(Answer { body: AnswerBody::History { entries, .. }, .. }) => {
+                let Some(Event::Message(message)) = entries.last().map(|entry| &entry.event) else { return None };
+                let conv_id = self.snatching.take_if(|conv| *conv == message.conv_id)?;
+                let range = Range { from: message.conv_seq, to: message.conv_seq };
+                Some(self.envelope(Request::Delete { conv_id, ranges: vec![range] }))
             }
             ServerFrame::Ping { .. } => {
                 let seq = self.held().cursor.as_ref()?.seq;

@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use everline::auth::{Minter, Verifier};
+use everline::bus::{self, Bus, Exchange, Identity};
 use everline::config::{Clock, Policy, SessionLimits, Settings};
 use everline::conversation::entry;
 use everline::conversation::pointer::Pointer;
-use everline::engine::Engine;
+use everline::engine::{Engine, Sights};
 use everline::hub::Hub;
 use everline::protocol::*;
 use everline::session;
@@ -23,6 +24,7 @@ use crate::judge::{Item, Stored, Sync};
 use crate::line::{self, Frame, Frames, Gate, Line, Way};
 use crate::log::Log;
 use crate::model::{ConnId, Model, Rules};
+use crate::rough::{Hints, Rough};
 
 const SECRET: &str = "a secret of the simulation";
 /// When it begins, milliseconds since 1970.
@@ -40,6 +42,8 @@ pub struct Setting {
     pub max_age_ms: u64,
     pub token_ttl: Duration,
     pub page_bytes: usize,
+    /// The bus between nodes; `None`: there is none, and heartbeats must do.
+    pub hints: Option<Hints>,
     /// Once more messages come than any queue holds.
     pub flood: bool,
 }
@@ -67,6 +71,8 @@ struct Inner {
     state: Mutex<State>,
     model: Mutex<Model>,
     trace: Mutex<Trace>,
+    exchange: Exchange,
+    hints: Arc<Mutex<Hints>>,
 }
 
 struct State {
@@ -98,7 +104,8 @@ impl House {
         let state = State { store, nodes: Vec::new(), orphans: Vec::new(), incarnations: 0 };
         let model = Mutex::new(Model::new(setting.rules.clone()));
         let trace = Mutex::new(Trace { lines: traced.then(Vec::new), ..Trace::default() });
-        let house = Self(Arc::new(Inner { clock, state: Mutex::new(state), model, trace, setting }));
+        let (exchange, hints) = (Exchange::default(), Arc::default());
+        let house = Self(Arc::new(Inner { clock, state: Mutex::new(state), model, trace, setting, exchange, hints }));
         for _ in 0..house.0.setting.nodes {
             let handle = locked(&house.0.state).store.handle();
             let node = house.start(handle);
@@ -160,7 +167,8 @@ impl House {
             state.incarnations += 1;
             state.incarnations
         };
-        let (hub, clock, policy) = (Arc::new(Hub::default()), self.0.clock.clone(), self.policy());
+        let hub = Arc::new(Hub::new(self.bus(incarnation)));
+        let (clock, policy) = (self.0.clock.clone(), self.policy());
         let store: Arc<dyn Store> = Arc::new(switches.clone());
         let engine = Engine::new(store, Arc::clone(&hub), clock.clone(), policy.clone(), incarnation);
         let setting = self.setting();
@@ -175,16 +183,38 @@ impl House {
         let verifier = Verifier::with_secret(SECRET, clock.clone());
         let draining = CancellationToken::new();
         let shared = session::Shared::new(engine.clone(), hub, clock, verifier, limits, &policy, draining);
+        let alive = (!setting.together).then(|| tokio::spawn(alive(engine.clone())));
         Node {
             incarnation,
             switches,
             engine,
             shared: Arc::new(shared),
             still: Arc::default(),
-            tasks: Vec::new(),
+            tasks: alive.into_iter().collect(),
             lines: Vec::new(),
             up: true,
         }
+    }
+
+    fn bus(&self, incarnation: u64) -> Arc<dyn Bus> {
+        let Some(_) = self.setting().hints.filter(|_| !self.setting().together) else {
+            return bus::alone(incarnation);
+        };
+        let epoch = self.store().epoch();
+        let identity = Identity { node: incarnation, epoch: Arc::new(move || epoch.clone()) };
+        let house = Arc::downgrade(&self.0);
+        let told = Arc::new(move |what| {
+            if let Some(inner) = house.upgrade() {
+                locked(&inner.model).count(what);
+            }
+        });
+        let seed = self.setting().seed ^ (incarnation << 32);
+        Arc::new(Rough::new(self.0.exchange.join(identity), seed, Arc::clone(&self.0.hints), told))
+    }
+
+    /// The bus says nothing at all, or what it is meant to.
+    pub fn silence(&self, on: bool) {
+        self.0.exchange.silence(on);
     }
 
     pub fn token(&self, user: &UserId) -> String {
@@ -257,6 +287,7 @@ impl House {
         let faults = self.setting().faults.clone();
         let calm = Faults { lose_unsynced: faults.lose_unsynced, ..Faults::none() };
         locked(&self.0.state).store.set_faults(if on { faults } else { calm });
+        *locked(&self.0.hints) = self.setting().hints.filter(|_| on).unwrap_or_default();
     }
 
     /// A node stands still (or goes on): nothing of it reaches anybody.
@@ -264,6 +295,11 @@ impl House {
         let state = locked(&self.0.state);
         state.nodes[node].switches.pause(on);
         state.nodes[node].still.shut(on);
+    }
+
+    /// A node's store answers nothing (or does again); the node itself goes on.
+    pub fn pause_store(&self, node: usize, on: bool) {
+        locked(&self.0.state).nodes[node].switches.pause(on);
     }
 
     /// A node does not reach the store (or does again).
@@ -289,6 +325,7 @@ impl House {
                 line.cut();
             }
         }
+        dead.still.shut(false);
         dead.switches = handle.clone();
         let incarnation = dead.incarnation;
         state.orphans.push(incarnation);
@@ -436,6 +473,17 @@ impl House {
             }
         }
         Ok(stored)
+    }
+}
+
+/// What a node does by itself, as the server does: says that it lives, finishes what the dead left.
+async fn alive(engine: Engine) {
+    const EVERY: Duration = Duration::from_secs(3);
+    let mut sights = Sights::default();
+    loop {
+        let _ = tokio::time::timeout(EVERY, engine.renew()).await;
+        let _ = engine.finish_for_the_dead(&mut sights).await;
+        tokio::time::sleep(EVERY).await;
     }
 }
 

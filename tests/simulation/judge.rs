@@ -71,6 +71,7 @@ impl Model {
             self.judge_duties(user, &known, &mut wrong);
             self.judge_receipts(user, sync, &known, &mut wrong);
             self.judge_leaks(user, stored, &mut wrong);
+            self.judge_left_out(user, &known, stored, &mut wrong);
         }
         self.judge_refusals(stored, &mut wrong);
         for text in wrong {
@@ -202,7 +203,34 @@ impl Model {
         known
     }
 
-    /// Who has read in a direct conversation, has told the other.
+    /// Who has read in a direct conversation, has told the other: `read` is what his own list says.
+    pub fn judge_reading(&mut self, reader: &UserId, conv: &ConvId, read: u64, stored: &Stored) {
+        let Some((one, other)) = conv.direct_members() else { return };
+        let (peer, asked) = (if one == *reader { other } else { one }, &self.people[reader].may_read);
+        // The first message may count as read from the start.
+        if read <= 1 || !asked.contains_key(conv) {
+            return;
+        }
+        let Some(sync) = stored.syncs.get(&peer) else { return };
+        let (mut known, mut told) = (0, 0);
+        let seen = self.people.get(&peer).map(|person| &person.seen);
+        let kept = sync.items.iter().map(|(seq, item)| (*seq, item.clone()));
+        let shown = seen.into_iter().flatten().map(|(seq, event)| (*seq, item_of(event)));
+        for (_, item) in kept.chain(shown).collect::<BTreeMap<_, _>>() {
+            known += 1;
+            match item {
+                Item::Own(Event::Receipt { conv_id, user_id, read_seq }) if conv_id == *conv && user_id == *reader => {
+                    told = told.max(read_seq);
+                }
+                _ => {}
+            }
+        }
+        if known == sync.head && told < read {
+            self.blame(format!("{peer}: {reader} has read {read} of {conv}, the receipt says {told}"));
+        }
+    }
+
+    /// Who was told that he has read in a direct conversation, has told the other.
     fn judge_receipts(&self, user: &UserId, sync: &Sync, known: &BTreeMap<u64, Item>, wrong: &mut Vec<String>) {
         let forgotten = (1..=sync.floor).any(|seq| !known.contains_key(&seq));
         for (reader, person) in self.people.iter().filter(|(reader, _)| !forgotten && *reader != user) {
@@ -240,6 +268,35 @@ impl Model {
             let due = dues.get(*count).copied().unwrap_or_default();
             if *head < due {
                 wrong.push(format!("{user}: welcomed with head {head}, though {due} was answered before"));
+            }
+        }
+    }
+
+    /// No silent gap: what a frame covered without showing it had to be left out (contract, section 3).
+    fn judge_left_out(&self, user: &UserId, known: &BTreeMap<u64, Item>, stored: &Stored, wrong: &mut Vec<String>) {
+        let Some(person) = self.people.get(user) else { return };
+        for (seq, conn) in &person.left_out {
+            let right = match known.get(seq) {
+                // Expired, and nobody was shown it; or a reading that a later one supersedes.
+                None | Some(Item::Own(Event::Read { .. })) => true,
+                Some(Item::Own(_)) => false,
+                Some(Item::Log(conv, place)) => {
+                    let Some(log) = stored.logs.get(conv) else { continue };
+                    match log.at(*place) {
+                        Some(Event::Message(_)) => {
+                            person.may_hide.iter().any(|(of, range)| of == conv && covers(*range, *place))
+                        }
+                        Some(Event::Edit { target, .. }) => {
+                            log.fates.get(target).is_some_and(|fate| fate.recalled.is_some())
+                                || !log.sees(user, *target)
+                        }
+                        Some(Event::Recall { target, .. } | Event::Reaction { target, .. }) => !log.sees(user, *target),
+                        _ => false,
+                    }
+                }
+            };
+            if !right {
+                wrong.push(format!("conn {conn} ({user}): {seq} was not shown: {:?}", known.get(seq)));
             }
         }
     }

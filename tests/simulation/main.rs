@@ -23,7 +23,9 @@ mod model;
 mod plan;
 mod prompt;
 mod quiet;
+mod rough;
 mod run;
+mod scenes;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -37,7 +39,8 @@ use run::Run;
 /// Seeds when nobody says how many.
 const SEEDS: u64 = 40;
 /// What must have happened at least once in a run of [`ENOUGH`] seeds: else the generator is blind.
-const MUST_HAPPEN: [&str; 39] = [
+const MUST_HAPPEN: [&str; 51] = [
+    "burials",
     "buried alive",
     "changes",
     "clears",
@@ -48,6 +51,10 @@ const MUST_HAPPEN: [&str; 39] = [
     "fresh",
     "half open downwards",
     "half open upwards",
+    "hints",
+    "hints doubled",
+    "hints late",
+    "hints lost",
     "history",
     "jumps ahead",
     "jumps back",
@@ -62,6 +69,7 @@ const MUST_HAPPEN: [&str; 39] = [
     "resets",
     "resets in mid-session",
     "resumed",
+    "silent bus",
     "slow lines",
     "stubs shown",
     "syncs answered",
@@ -74,7 +82,13 @@ const MUST_HAPPEN: [&str; 39] = [
     "slow stores",
     "unsynced writes lost",
     "checked at rest",
+    "drowned",
+    "elsewhere",
     "floods",
+    "patience",
+    "read during a recall",
+    "snatches",
+    "strikes",
     "told at once",
     "under fire",
 ];
@@ -88,23 +102,23 @@ const VIRTUAL: Duration = Duration::from_secs(24 * 60 * 60);
 /// Failed seeds after which no more are tried.
 const FAILURES: usize = 8;
 
-/// Bugs these stories do not show, each with the reason; `tests/rules` has a scenario for every one.
+/// Bugs that stories show too rarely, or never, to be demanded of a short run: the first eight were never found
+/// so far, the others only by some hundred seeds. `tests/rules` has a scenario for every one.
 #[cfg(planted_bugs)]
-const BLIND: [&str; 16] = [
+const BLIND: [&str; 15] = [
     "RefusalToldToNobody",
     "OneHoldsUpAll",
-    "NoFence",
     "MarkOutlivesTerm",
     "MarkKeyReused",
     "MarkForgetsOpen",
-    "JudgedByCache",
-    "AbandonedRequestDropped",
     "ReceiptAfterRead",
-    "RecountSeesAhead",
-    "ReadPastFloor",
     "PageWithGap",
-    "CreateMakesAnother",
     "OlderAnswerBelieved",
+    "RejoinForgetsChanges",
+    "EditServedAfterRecall",
+    "DuplicateBeforeOwnEffect",
+    "RecallAlwaysSubtracts",
+    "RecountSeesAhead",
     "OverflowForgotten",
     "DeleteOvertaken",
 ];

@@ -73,6 +73,8 @@ pub struct Person {
     pub floor: u64,
     /// His sync timeline as far as it was shown.
     pub seen: BTreeMap<u64, Event>,
+    /// Numbers a frame covered without showing them, and to which connection.
+    pub left_out: Vec<(u64, ConnId)>,
     /// When each was first shown.
     seen_at: BTreeMap<u64, u64>,
     /// Entries that answers said are there: when, where.
@@ -369,6 +371,11 @@ impl Model {
             hold!(self, seq > last && seq <= to, "{name}: entry {seq} behind {last} in ({from}, {to}]");
             last = seq;
             self.shows(conn, seq, &entry.event);
+        }
+        if from == position {
+            let shown: Vec<u64> = frame.entries.iter().map(|entry| entry.seq).collect();
+            let left_out = (from + 1..=to).filter(|seq| shown.binary_search(seq).is_err()).map(|seq| (seq, conn));
+            self.person(conn).left_out.extend(left_out);
         }
         self.heard(conn, to, 0);
         let conn = &mut self.conns[conn];

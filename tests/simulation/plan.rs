@@ -7,9 +7,9 @@ use rand::seq::IndexedRandom;
 use crate::run::Run;
 
 /// A conversation as the generator knows it from what was shown to anybody.
-struct Known {
-    id: ConvId,
-    members: Vec<UserId>,
+pub struct Known {
+    pub id: ConvId,
+    pub members: Vec<UserId>,
     owner: Option<UserId>,
 }
 
@@ -29,7 +29,7 @@ impl Run {
         Body::from_value(&serde_json::json!({ "t": text })).expect("an object")
     }
 
-    fn person(&mut self) -> UserId {
+    pub fn person(&mut self) -> UserId {
         self.people.choose(&mut self.rng).expect("some").clone()
     }
 
@@ -38,7 +38,7 @@ impl Run {
         (0..count).map(|_| self.person()).collect()
     }
 
-    fn conversations(&self) -> Vec<Known> {
+    pub fn conversations(&self) -> Vec<Known> {
         let model = self.house.model();
         let known = model.logs.iter().map(|(conv, log)| {
             let (mut members, mut owner) = (Vec::new(), None);
@@ -82,7 +82,7 @@ impl Run {
     }
 
     /// A message this user himself was shown.
-    fn shown(&mut self, conv: &ConvId, user: &UserId) -> Option<u64> {
+    pub fn shown(&mut self, conv: &ConvId, user: &UserId) -> Option<u64> {
         let shown: Vec<u64> = {
             let model = self.house.model();
             let person = model.people.get(user)?;
@@ -102,12 +102,12 @@ impl Run {
         let groups = known.iter().filter(|known| !known.id.is_direct()).count();
         let roll = if groups == 0 { 0 } else { self.rng.random_range(0..100) };
         if roll < 4 && groups < 4 {
-            return self.create();
+            return self.create(user);
         }
         let mine: Vec<&Known> = known.iter().filter(|known| known.members.contains(user)).collect();
         let any: Vec<&Known> = known.iter().collect();
         let pick = if self.rng.random_bool(0.9) && !mine.is_empty() { &mine } else { &any };
-        let Some(place) = pick.choose(&mut self.rng) else { return self.create() };
+        let Some(place) = pick.choose(&mut self.rng) else { return self.create(user) };
         let conv_id = place.id.clone();
         match roll {
             0..7 => self.send_again(user, conv_id),
@@ -159,10 +159,18 @@ impl Run {
         }
     }
 
-    fn create(&mut self) -> Request {
+    fn create(&mut self, user: &UserId) -> Request {
+        let mine: Vec<Request> =
+            self.creates.iter().filter(|(maker, _)| maker == user).map(|(_, made)| made.clone()).collect();
+        if let Some(again) = mine.choose(&mut self.rng).filter(|_| self.rng.random_bool(0.25)) {
+            return again.clone();
+        }
         let history = if self.rng.random_bool(0.4) { HistoryMode::Full } else { HistoryMode::SinceJoin };
         let title = Some(self.fresh("t"));
-        Request::Create { members: self.some_people(), title, attributes: None, history, op_id: self.id("op") }
+        let made =
+            Request::Create { members: self.some_people(), title, attributes: None, history, op_id: self.id("op") };
+        self.creates.push((user.clone(), made.clone()));
+        made
     }
 
     fn send(&mut self, user: &UserId, conv_id: ConvId) -> Request {

@@ -75,7 +75,7 @@ impl Run {
     }
 
     /// A message this user will get, and a device of somebody else (or his) that can send it.
-    fn message_to(&mut self, user: &UserId) -> Option<(usize, Send)> {
+    pub fn message_to(&mut self, user: &UserId) -> Option<(usize, Send)> {
         let able: Vec<usize> = (0..self.raws.len()).filter(|index| self.raws[*index].held().live).collect();
         let device = *able.choose(&mut self.rng)?;
         let from = self.raws[device].user.clone();
@@ -86,7 +86,7 @@ impl Run {
         Some((device, self.message(SendTo::User(user.clone()))))
     }
 
-    fn say(&self, device: usize, send: Send) {
+    pub fn say(&self, device: usize, send: Send) {
         self.raws[device].act(Act::Ask(Request::Send(send)));
     }
 

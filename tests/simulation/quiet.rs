@@ -39,6 +39,7 @@ impl Run {
 
     async fn mend_all(&mut self) {
         self.house.trouble(false);
+        self.house.silence(false);
         for node in 0..self.house.nodes() {
             self.house.pause(node, false);
             self.house.cut(node, false);
@@ -159,6 +160,9 @@ impl Run {
             }
             let rows = rows(&client).await.map_err(|error| format!("{user}: {error}"))?;
             self.house.model().judge_rows(&user, &rows, &stored);
+            for (conv, (row, _, _)) in &rows {
+                self.house.model().judge_reading(&user, conv, row.read_seq, &stored);
+            }
             self.sound()?;
             let expected = client.state().await.ok_or("stopped")?.view();
             self.judge_view(&user, "fresh", &expected, &rows, &stored);

@@ -11,6 +11,7 @@ use rand::{Rng, SeedableRng};
 use crate::device::{Act, Raw, Real};
 use crate::house::{House, Setting};
 use crate::model::{Rules, Tally};
+use crate::rough::Hints;
 
 pub struct Run {
     pub rng: StdRng,
@@ -24,6 +25,7 @@ pub struct Run {
     pub left: usize,
     /// There was a flood already; one is dear enough.
     pub flooded: bool,
+    pub creates: Vec<(UserId, Request)>,
 }
 
 /// Real and raw devices of a user.
@@ -58,6 +60,7 @@ fn setting(seed: u64, rng: &mut StdRng) -> Setting {
         max_age_ms: 7 * 24 * 60 * 60 * 1000,
         token_ttl: Duration::from_secs([60, 3600, 1_000_000][rng.random_range(0..3)]),
         page_bytes: [300, 4_000, 256 * 1024][rng.random_range(0..3)],
+        hints: rng.random_bool(0.75).then(|| hints(rng)),
         flood: rng.random_bool(0.04),
     };
     if setting.flood {
@@ -68,6 +71,11 @@ fn setting(seed: u64, rng: &mut StdRng) -> Setting {
         setting.page_bytes = 256 * 1024;
     }
     setting
+}
+
+fn hints(rng: &mut StdRng) -> Hints {
+    let p = |rng: &mut StdRng| [0.0, 0.0, 0.1, 0.5][rng.random_range(0..4)];
+    Hints { lost_p: p(rng), late_p: p(rng), late_ms: [20, 5_000][rng.random_range(0..2)], doubled_p: p(rng) }
 }
 
 /// Tells which kinds of worlds were met.
@@ -102,7 +110,7 @@ impl Run {
         }
         let left = rng.random_range(20..90);
         let left = steps.map_or(left, |steps| steps.min(left));
-        Self { rng, house, people, reals, raws, count: 0, left, flooded: false }
+        Self { rng, house, people, reals, raws, count: 0, left, flooded: false, creates: Vec::new() }
     }
 
     pub fn tally(&self) -> Tally {
@@ -149,7 +157,14 @@ impl Run {
             20..34 => self.come_and_go().await,
             34..36 => self.time_passes(),
             36..38 => self.under_fire().await?,
-            38..46 => self.flood().await?,
+            38..46 if self.house.setting().flood && !self.flooded => self.flood().await?,
+            38..44 => self.strike().await,
+            44..46 => self.during_recall().await,
+            46 => self.drown().await,
+            47..49 => self.snatch().await,
+            49 => self.elsewhere().await,
+            50 => self.patience().await,
+            51..53 => self.burial().await,
             _ => {
                 for _ in 0..[1, 1, 2, 5][self.rng.random_range(0..4)] {
                     self.someone_asks();
@@ -200,6 +215,12 @@ impl Run {
                 self.note("all nodes are well");
                 self.mend();
             }
+            8 if self.rng.random_bool(0.3) => {
+                let on = self.rng.random();
+                self.note(&format!("the bus is silent: {on}"));
+                self.tick("silent bus");
+                self.house.silence(on);
+            }
             _ if self.house.setting().together => {}
             8 => {
                 let wrongly = self.rng.random_bool(0.5).then_some(node);
@@ -214,7 +235,7 @@ impl Run {
     }
 
     /// A node stands still, is taken for dead, goes on, and then does die.
-    async fn bury_alive(&mut self, node: usize, by: usize) {
+    pub async fn bury_alive(&mut self, node: usize, by: usize) {
         self.note(&format!("node {node} stands still, is taken for dead by {by}, goes on"));
         self.tick("buried alive");
         self.house.pause(node, true);
@@ -333,7 +354,7 @@ impl Run {
     }
 
     /// One request of somebody, on one of his devices.
-    fn someone_asks(&mut self) {
+    pub fn someone_asks(&mut self) {
         let index = self.rng.random_range(0..self.reals.len() + self.raws.len());
         let user = match self.reals.get(index) {
             Some(device) => device.user.clone(),
