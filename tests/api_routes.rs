@@ -266,6 +266,11 @@ async fn notifications_reach_named_users_once() {
     assert_eq!(notify().await, (200, json!({"made": 0, "duplicates": 2})));
     let entry = Api::entry(&mut bob, "notification").await;
     assert_eq!((&entry["topic"], &entry["body"]), (&json!("billing"), &json!({"due": 3})));
+    // Nothing is taken in that no device could read.
+    let request = api.request(Method::POST, "notifications");
+    let content = json!({"users": "*", "topic": "billing", "body": {}}).to_string();
+    let (status, refused) = Api::send(request.body(content)).await;
+    assert_eq!((status, &refused["code"], &refused["field"]), (400, &json!("invalid_field"), &json!("users")));
 }
 
 #[tokio::test]
