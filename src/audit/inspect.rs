@@ -110,12 +110,16 @@ async fn entries(
     Ok(())
 }
 
+/// Who did what no user did.
+const SERVER: &str = "(server)";
+
 fn conversation_entry(entry: &Entry, bodies: bool) -> String {
     let start = format!("{:>8}  {}", entry.seq, time(entry.at));
     let Some((header, text)) = Header::load(&entry.data) else {
         return format!("{start}  unreadable, {} bytes", entry.data.len());
     };
-    let mut line = format!("{start}  {:<8}  by {}", kind(header.kind), header.by);
+    let by = header.by.as_deref().unwrap_or(SERVER);
+    let mut line = format!("{start}  {:<8}  by {by}", kind(header.kind));
     if header.target > 0 {
         line += &format!("  target {}", header.target);
     }
@@ -154,6 +158,7 @@ fn row(timeline: &TimelineId, key: &RowKey, value: &[u8], bodies: bool) -> Strin
         Section::Conv => UserRow::load(value).map(|row| conv_row(key, &row)),
         Section::Hidden => Ranges::load(value).map(|ranges| hidden_row(key, &ranges)),
         Section::Device => rows::unpack::<Device>(timeline, key, value).ok().map(|device| device_row(key, &device)),
+        Section::Revoked => text(value).map(|text| format!("revoked {:?} {text}", key.id)),
         Section::Dedupe => text(value).map(|text| format!("sent {:?} {text}", key.id)),
         Section::Change => text(value).map(|text| format!("change {} {text}", key.n)),
         Section::Target => text(value).map(|text| format!("target {} {text}", key.n)),
@@ -168,9 +173,10 @@ fn text(value: &[u8]) -> Option<&str> {
 fn state_row(info: &Info, bodies: bool) -> String {
     let kind = if info.direct { "direct" } else { "group" };
     let large = if info.large { "  large" } else { "" };
-    let mut line =
-        format!("state {kind}  by {}  members {}  history {:?}", info.creator, info.members_count, info.history);
+    let by = info.creator.as_deref().unwrap_or(SERVER);
+    let mut line = format!("state {kind}  by {by}  members {}  history {:?}", info.members_count, info.history);
     line += large;
+    line += if info.dissolved { "  dissolved" } else { "" };
     if bodies {
         line += &format!("  title {:?}", info.title.as_deref().unwrap_or_default());
         line += info.attributes.as_ref().map_or("", |attributes| attributes.as_str());

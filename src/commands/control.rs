@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! -> backup PATH\n            absolute, on the server's machine
+//! -> compact\n                takes erased bodies out of the files
 //! <- ok {json}\n | error why\n
 //! ```
 //!
@@ -91,7 +92,9 @@ async fn serve(mut stream: UnixStream, store: &Arc<Embedded>) -> std::io::Result
     let (read, mut write) = stream.split();
     let mut limited = BufReader::new(read.take(LINE));
     timeout(REQUEST_DEADLINE, limited.read_line(&mut line)).await??;
-    let answer = match line.strip_suffix('\n').and_then(|line| line.strip_prefix("backup ")) {
+    let line = line.strip_suffix('\n').unwrap_or_default();
+    let answer = match line.strip_prefix("backup ") {
+        _ if line == "compact" => compact(Arc::clone(store)).await,
         Some(path) if Path::new(path).is_absolute() => backup(PathBuf::from(path), Arc::clone(store)).await,
         _ => Err("not a request".to_owned()),
     };
@@ -109,6 +112,15 @@ async fn backup(path: PathBuf, store: Arc<Embedded>) -> Result<String, String> {
     }
 }
 
+async fn compact(store: Arc<Embedded>) -> Result<String, String> {
+    tracing::info!("compaction asked for");
+    match tokio::task::spawn_blocking(move || store.purge()).await {
+        Ok(Ok(())) => Ok("{}".to_owned()),
+        Ok(Err(error)) => Err(error.to_string().replace('\n', " ")),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// A report as JSON.
 pub(super) fn json(report: &BackupReport) -> serde_json::Value {
     let section = |section: &everline::store::embedded::SectionCount| serde_json::json!({ "name": section.name, "keys": section.keys, "bytes": section.bytes });
@@ -118,21 +130,30 @@ pub(super) fn json(report: &BackupReport) -> serde_json::Value {
 
 /// Asks the server that has `dir` open, if there is one, to write a backup to `file` (absolute).
 pub(super) fn ask_backup(dir: &Path, file: &Path) -> Result<Option<serde_json::Value>, Failure> {
+    let name = file.to_str().filter(|name| !name.contains('\n'));
+    let name = name.ok_or_else(|| Failure::Usage("--to: not a name that can be sent".to_owned()))?;
+    ask(dir, &format!("backup {name}"))
+}
+
+/// Asks the server that has `dir` open, if there is one, to take erased bodies out of its files.
+pub(super) fn ask_compact(dir: &Path) -> Result<Option<serde_json::Value>, Failure> {
+    ask(dir, "compact")
+}
+
+fn ask(dir: &Path, request: &str) -> Result<Option<serde_json::Value>, Failure> {
     let path = dir.join(SOCKET);
     let mut stream = match std::os::unix::net::UnixStream::connect(&path) {
         Ok(stream) => stream,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => return Ok(None),
         Err(error) => return Err(Failure::Failed(format!("{}: {error}", path.display()))),
     };
-    let name = file.to_str().filter(|name| !name.contains('\n'));
-    let name = name.ok_or_else(|| Failure::Usage("--to: not a name that can be sent".to_owned()))?;
     let mut answer = String::new();
-    let asked = stream.write_all(format!("backup {name}\n").as_bytes());
+    let asked = stream.write_all(format!("{request}\n").as_bytes());
     asked.and_then(|()| stream.read_to_string(&mut answer)).map_err(Failure::failed)?;
     let answer = answer.trim_end();
     if let Some(report) = answer.strip_prefix("ok ") {
         return serde_json::from_str(report).map(Some).map_err(Failure::failed);
     }
-    let why = answer.strip_prefix("error ").unwrap_or("the server ended before the backup was complete");
+    let why = answer.strip_prefix("error ").unwrap_or("the server ended before it was done");
     Err(Failure::Failed(why.to_owned()))
 }

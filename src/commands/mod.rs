@@ -7,6 +7,7 @@
 //! | 2 | the operator must change something: arguments, configuration, a directory in use |
 
 mod backup;
+mod compact;
 mod control;
 mod demo;
 mod inspect;
@@ -64,6 +65,7 @@ const COMMANDS: &[Entry] = &[
     Entry { command: verify::command, run: verify::run },
     Entry { command: backup::command, run: backup::run },
     Entry { command: restore::command, run: restore::run },
+    Entry { command: compact::command, run: compact::run },
     Entry { command: migrate::command, run: migrate::run },
 ];
 

@@ -49,6 +49,7 @@ pub(super) const OPTIONS: &[Spec] = &[
     unset("nats", "URL", "Bus between nodes on one CQL store, nats://HOST:PORT [default: one node, no bus]"),
     unset("jwt-secret", "SECRET", "Secret of client tokens (HS256); this or --jwt-public-key is needed"),
     unset("jwt-public-key", "FILE", "Public key of client tokens, PEM (RS256, ES256 or EdDSA)"),
+    many("api-key", "KEY", "Key of the server API under /v1/api, repeatable [default: no API]"),
     many("allow-origin", "ORIGIN", "Web origins that may connect, repeatable [default: same origin]"),
     one("sync-max-entries", "1000", "N", "Entries kept in a user's sync timeline"),
     one("sync-max-age", "7d", "DURATION", "How long they are kept"),

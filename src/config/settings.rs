@@ -82,6 +82,8 @@ pub struct Settings {
     pub nats: Option<String>,
     /// How tokens are checked; `serve` refuses to start without.
     pub token_key: Option<TokenKey>,
+    /// Keys of the server API; none: there is no API.
+    pub api_keys: Vec<Secret>,
     /// Allowed origins; empty: the same origin.
     pub allow_origin: Vec<String>,
     /// Rules of timelines and conversations.
@@ -125,6 +127,7 @@ impl Settings {
             store_buffer_kib: read.need("store-buffer", positive)?,
             nats: nats(&read)?,
             token_key: token_key(&read)?,
+            api_keys: read.all("api-key", |text| text_of(text).map(Secret::new))?,
             allow_origin: read.all("allow-origin", origin)?,
             policy: policy(&read)?,
             session: session(&read)?,

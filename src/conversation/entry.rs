@@ -30,13 +30,15 @@ pub enum Kind {
     Created = 8,
     /// Title, attributes, or another change of the conversation as a whole.
     Changed = 9,
+    /// The conversation is over: everybody's stay ends with it.
+    Dissolved = 11,
     /// Something the application's server tells users.
     Notification = 10,
 }
 
 impl Kind {
     pub(super) fn from_byte(byte: u8) -> Option<Self> {
-        const ALL: [Kind; 10] = [
+        const ALL: [Kind; 11] = [
             Kind::Message,
             Kind::Recall,
             Kind::Edit,
@@ -46,6 +48,7 @@ impl Kind {
             Kind::Role,
             Kind::Created,
             Kind::Changed,
+            Kind::Dissolved,
             Kind::Notification,
         ];
         ALL.into_iter().find(|kind| *kind as u8 == byte)
@@ -62,8 +65,8 @@ impl Kind {
 pub struct Header {
     /// What it is.
     pub kind: Kind,
-    /// Sender of a message; else who did it.
-    pub by: UserId,
+    /// Sender of a message; else who did it. `None`: the server API, which is no user.
+    pub by: Option<UserId>,
     /// conv_seq of the message changed; 0 for none.
     pub target: u64,
     /// Who sent the message changed.
@@ -74,15 +77,15 @@ pub struct Header {
 
 impl Header {
     /// A header without target and subject.
-    pub fn plain(kind: Kind, by: &UserId) -> Self {
-        Self { kind, by: by.clone(), target: 0, target_sender: None, subject: None }
+    pub fn plain(kind: Kind, by: Option<&UserId>) -> Self {
+        Self { kind, by: by.cloned(), target: 0, target_sender: None, subject: None }
     }
 
     /// Header and text as stored.
     pub fn store(&self, text: &str) -> Bytes {
         let mut out = Vec::with_capacity(text.len() + 80);
         out.push(self.kind as u8);
-        put_text(&mut out, &self.by);
+        put_text(&mut out, self.by.as_deref().unwrap_or_default());
         put_number(&mut out, self.target);
         put_text(&mut out, self.target_sender.as_deref().unwrap_or_default());
         put_text(&mut out, self.subject.as_deref().unwrap_or_default());
@@ -94,7 +97,7 @@ impl Header {
     pub fn load(data: &[u8]) -> Option<(Self, &str)> {
         let mut reader = Reader::new(data);
         let kind = Kind::from_byte(reader.byte()?)?;
-        let by = UserId::parse(reader.text()?).ok()?;
+        let by = optional(reader.text()?)?;
         let target = reader.number()?;
         let target_sender = optional(reader.text()?)?;
         let subject = optional(reader.text()?)?;

@@ -6,7 +6,7 @@ use super::ranges::Ranges;
 use super::rows;
 use super::user_row::UserRow;
 use crate::protocol::{ConvId, UserId};
-use crate::store::{Error, Head, Result, Store, TimelineId};
+use crate::store::{Error, Head, Result, Section, Store, TimelineId};
 use crate::timeline::Draft;
 
 /// Rows kept for one user; beyond, all are dropped and read again on demand.
@@ -66,11 +66,32 @@ impl Inbox {
         self.rows.insert(conv.clone(), Some(row));
     }
 
+    /// Removes a row and what was deleted there, here and in the draft.
+    pub fn forget(&mut self, draft: &mut Draft, conv: &ConvId) {
+        draft.row(rows::conv_key(conv), None, None);
+        draft.row(rows::hidden_key(conv), None, None);
+        self.rows.insert(conv.clone(), None);
+        self.hidden.insert(conv.clone(), Ranges::default());
+    }
+
     /// Writes the deleted ranges, here and in the draft.
     pub fn set_hidden(&mut self, draft: &mut Draft, conv: &ConvId, ranges: Ranges) {
         draft.row(rows::hidden_key(conv), Some(ranges.store()), None);
         self.hidden.insert(conv.clone(), ranges);
     }
+}
+
+/// The next conversations a user has rows of, after the given one.
+pub async fn conversations_of(
+    store: &dyn Store,
+    user: &UserId,
+    after: Option<&ConvId>,
+    limit: usize,
+) -> Result<Vec<ConvId>> {
+    let timeline = TimelineId::User(user.clone());
+    let page = store.rows(&timeline, Section::Conv, after.map(rows::conv_key), u64::MAX, limit).await?;
+    let name = |id: &str| ConvId::parse(id).map_err(|_| Error::Damaged(format!("row {id} of {timeline:?}")));
+    page.iter().map(|(key, _)| name(&key.id)).collect()
 }
 
 /// A user's row of a conversation, from the store.

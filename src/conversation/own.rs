@@ -185,7 +185,7 @@ impl OwnDesk<'_> {
             for entry in &page {
                 let Some((header, _)) = Header::load(&entry.data) else { return Err(view.damaged(entry.seq)) };
                 let counts = header.kind == Kind::Message
-                    && header.by != self.inbox.user
+                    && header.by.as_ref() != Some(&self.inbox.user)
                     && view.member.covers(entry.seq)
                     && !hidden.contains(entry.seq)
                     && !recalled.contains(&entry.seq);

@@ -51,6 +51,11 @@ pub fn device_key(device: &DeviceId) -> RowKey {
     key(Section::Device, 0, device.as_str())
 }
 
+/// When a device's tokens were revoked; without a device, the user's.
+pub fn revoked_key(device: Option<&DeviceId>) -> RowKey {
+    key(Section::Revoked, 0, device.map_or("", DeviceId::as_str))
+}
+
 /// A conversation as a whole.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Info {
@@ -64,13 +69,17 @@ pub struct Info {
     pub attributes: Option<Body>,
     /// What a new member sees.
     pub history: HistoryMode,
-    /// Who made it.
-    pub creator: UserId,
+    /// Who made it; `None`: the server API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub creator: Option<UserId>,
     /// Members now.
     pub members_count: u64,
     /// Followed by its own log, once and for good.
     #[serde(default)]
     pub large: bool,
+    /// Over, for good.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dissolved: bool,
 }
 
 /// What became of a message.
@@ -153,6 +162,16 @@ pub struct Device {
     /// What it says it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<crate::protocol::ClientInfo>,
+}
+
+/// Tokens issued up to this moment are refused.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revoked {
+    /// Milliseconds since 1970.
+    pub at: u64,
+    /// The user was erased then: nothing else of him is kept, and nothing is missed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub erased: bool,
 }
 
 /// A row value as stored.

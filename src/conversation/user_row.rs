@@ -68,7 +68,8 @@ impl UserRow {
         match header.kind {
             Kind::Message => {
                 self.last_at = entry.at;
-                let counts = header.by != *user && entry.seq > self.seen_up_to() && !hidden.contains(entry.seq);
+                let counts =
+                    header.by.as_ref() != Some(user) && entry.seq > self.seen_up_to() && !hidden.contains(entry.seq);
                 self.unread += u64::from(counts);
             }
             Kind::Recall => {

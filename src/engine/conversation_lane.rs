@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::user_lane::{UserItem, UserWork};
 use super::{Answer, Inner, Refusal};
 use crate::conversation::decide::{Desk, NotDecided, Order};
-use crate::conversation::entry::Appended;
+use crate::conversation::entry::{Appended, Kind};
 use crate::conversation::member::Member;
 use crate::conversation::state::{Conversation, Roster};
 use crate::fanout::{Batch, Delivery, Ledger, Progress, read_log};
@@ -387,7 +387,8 @@ impl Inner {
     ) -> Option<Outgoing> {
         let conversation = state.conversation.as_mut()?;
         let mode = conversation.mode();
-        let membership = appended.iter().any(|entry| entry.header.subject.is_some());
+        let membership =
+            appended.iter().any(|entry| entry.header.subject.is_some() || entry.header.kind == Kind::Dissolved);
         let recipients = if membership { recipients_of(conversation, &appended) } else { conversation.roster() };
         let first = appended.first().map_or(conversation.head.position.seq + 1, |entry| entry.seq);
         // This process is the only writer of a store that commits together, and earlier deliveries

@@ -103,7 +103,7 @@ impl Inner {
         }
     }
 
-    async fn list_devices(&self, user: &UserId) -> Result<Vec<DeviceInfo>> {
+    pub(super) async fn list_devices(&self, user: &UserId) -> Result<Vec<DeviceInfo>> {
         let timeline = TimelineId::User(user.clone());
         let found = self.store.rows(&timeline, Section::Device, None, u64::MAX, MANY).await?;
         let mut devices = Vec::with_capacity(found.len());

@@ -1,4 +1,4 @@
-//! The engine: the one door through which sessions (and later the server API) reach timelines.
+//! The engine: the one door through which sessions and the server API reach timelines.
 //!
 //! ```text
 //!   submit ─► conversation lane ─► decide ─► number ─► commit ─┬─► answer
@@ -21,6 +21,8 @@ mod liveness;
 mod marks;
 mod notify;
 mod page;
+mod revoke;
+mod server;
 mod user_lane;
 
 use std::sync::Arc;
@@ -39,6 +41,7 @@ use crate::store::{self, Store};
 use crate::timeline::{Attempts, Lanes, Pushed};
 
 pub use crate::conversation::Refusal;
+pub use crate::conversation::decide::Command;
 pub use liveness::Sights;
 pub use notify::{Notified, Recipients};
 pub use page::{Page, PageRead};
@@ -272,7 +275,7 @@ fn lane_of(caller: &Caller, request: &Request) -> Result<Lane, Refusal> {
 }
 
 /// The name of a conversation made by this creator under this op_id: the same again makes no second.
-fn created_id(creator: &UserId, op_id: &str) -> ConvId {
+fn created_id(creator: &str, op_id: &str) -> ConvId {
     let mut hash = xxhash_rust::xxh3::xxh3_128(op_id.as_bytes());
     if planted(Bug::CreateMakesAnother) {
         hash = rand::random();
@@ -285,6 +288,14 @@ fn created_id(creator: &UserId, op_id: &str) -> ConvId {
 async fn wait_for(answer: oneshot::Receiver<Answer>) -> Answer {
     match tokio::time::timeout(ANSWER_DEADLINE, answer).await {
         Ok(Ok(answer)) => answer,
+        _ => Err(Refusal::new(ErrorCode::Unavailable)),
+    }
+}
+
+/// Waits for something that has no answer but its being durable.
+async fn wait_until_done(done: oneshot::Receiver<()>) -> Result<(), Refusal> {
+    match tokio::time::timeout(ANSWER_DEADLINE, done).await {
+        Ok(Ok(())) => Ok(()),
         _ => Err(Refusal::new(ErrorCode::Unavailable)),
     }
 }

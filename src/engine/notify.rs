@@ -63,7 +63,7 @@ impl Engine {
 }
 
 /// Who stands in the log of `b:all` as the one who wrote: the server, which is no user.
-fn nobody() -> UserId {
+pub(super) fn nobody() -> UserId {
     #[expect(clippy::expect_used, reason = "a hyphen is of the allowed set")]
     UserId::parse("-").expect("a user_id")
 }

@@ -10,6 +10,7 @@ use super::{Answer, Inner, Refusal};
 use crate::conversation::decide::NotDecided;
 use crate::conversation::inbox::Inbox;
 use crate::conversation::own::{OwnDesk, Receipt};
+use crate::conversation::rows::Revoked;
 use crate::fanout::{Delivery, deliver};
 use crate::hub::{Hub, Live};
 use crate::planted::{Bug, planted};
@@ -39,6 +40,10 @@ pub(super) enum UserItem {
     Hello { device: DeviceId, client: Option<ClientInfo>, reply: oneshot::Sender<Answer> },
     /// A device is gone.
     Goodbye { device: DeviceId, acked: u64 },
+    /// Tokens issued until then are refused, those of one device or all; its row goes.
+    Revoke { device: Option<DeviceId>, revoked: Revoked, done: oneshot::Sender<()> },
+    /// Removes some of what is the user's own; repeated until nothing is left.
+    Forget { done: oneshot::Sender<()> },
     /// Entries have become too old: raise the floor.
     Expire { done: oneshot::Sender<()> },
 }
@@ -340,7 +345,10 @@ impl Inner {
                     (None, None) => {}
                 },
                 UserItem::Hello { reply, .. } => drop(answer.map(|answer| reply.send(answer))),
-                UserItem::Receipt { done, .. } | UserItem::Expire { done } => drop(done.send(())),
+                UserItem::Receipt { done, .. }
+                | UserItem::Expire { done }
+                | UserItem::Revoke { done, .. }
+                | UserItem::Forget { done } => drop(done.send(())),
                 UserItem::Goodbye { .. } => {}
             }
         }
@@ -400,7 +408,11 @@ fn give_up(item: UserItem) {
             let _ = reply.send(Err(Refusal::new(ErrorCode::Unavailable)));
         }
         // Who waits for these goes on when they are dropped.
-        UserItem::Receipt { .. } | UserItem::Expire { .. } | UserItem::Goodbye { .. } => {}
+        UserItem::Receipt { .. }
+        | UserItem::Expire { .. }
+        | UserItem::Goodbye { .. }
+        | UserItem::Revoke { .. }
+        | UserItem::Forget { .. } => {}
     }
 }
 
@@ -452,6 +464,14 @@ impl Build<'_> {
             }
             UserItem::Hello { device, client, .. } => {
                 self.inner.register_device(self.inbox, self.draft, device, client.as_ref()).await.map(Built::Answer)
+            }
+            UserItem::Revoke { device, revoked, .. } => {
+                self.inner.note_revoked(self.inbox, self.draft, device.as_ref(), *revoked).await?;
+                Ok(Built::Silent)
+            }
+            UserItem::Forget { .. } => {
+                self.inner.forget_some(self.inbox, self.draft).await?;
+                Ok(Built::Silent)
             }
             UserItem::Goodbye { device, acked } => {
                 self.inner.note_goodbye(self.inbox, self.draft, device, *acked).await?;

@@ -94,7 +94,7 @@ fn put(
 ) {
     let Delivery { batch, member, .. } = delivery;
     let header = &entry.header;
-    if planted(Bug::RecallSkipsOffLine) && header.kind == Kind::Recall && header.by != inbox.user {
+    if planted(Bug::RecallSkipsOffLine) && header.kind == Kind::Recall && header.by.as_ref() != Some(&inbox.user) {
         return;
     }
     let addressed = member.addressed(entry.seq, header.kind, header.target, batch.mode);

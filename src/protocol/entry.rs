@@ -29,13 +29,14 @@ pub enum Event {
     Edit { conv_id: ConvId, conv_seq: u64, target: u64, by: UserId, body: Body, edited_at: u64 },
     /// A reaction was set (`add`) or taken away, for every member.
     Reaction { conv_id: ConvId, conv_seq: u64, target: u64, user_id: UserId, key: String, add: bool },
-    /// Somebody came, went or has another role; one entry per user.
+    /// Somebody came, went or has another role; one entry per user. Without `by`: done by the server API.
     Member {
         conv_id: ConvId,
         conv_seq: u64,
         change: MemberChange,
         user_id: UserId,
-        by: UserId,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        by: Option<UserId>,
         #[serde(skip_serializing_if = "Option::is_none")]
         role: Option<Role>,
     },

@@ -161,7 +161,7 @@ fn member(flat: Flat) -> Result<Event, &'static str> {
         conv_seq: take!(flat.conv_seq),
         change,
         user_id: take!(flat.user_id),
-        by: take!(flat.by),
+        by: flat.by,
         role: flat.role,
     })
 }

@@ -15,9 +15,12 @@
 //! | `entry`, `entry_read` | entries of timelines |
 //! | `answer` | answers to requests |
 //! | `frame` | server frames |
+//! | `api` | the server API's texts (feature `server`) |
 //! | `schema` | JSON Schema of all of it (feature `schema`) |
 
 mod answer;
+#[cfg(feature = "server")]
+pub mod api;
 mod body;
 mod entry;
 mod entry_read;

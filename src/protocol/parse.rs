@@ -45,11 +45,11 @@ pub struct Reject {
 }
 
 impl Reject {
-    fn new(id: Option<MsgId>, code: ErrorCode) -> Self {
+    pub(super) fn new(id: Option<MsgId>, code: ErrorCode) -> Self {
         Self { id, code, field: None, message: code.default_message().to_owned() }
     }
 
-    fn fault(id: Option<MsgId>, code: ErrorCode, fault: &Fault) -> Self {
+    pub(super) fn fault(id: Option<MsgId>, code: ErrorCode, fault: &Fault) -> Self {
         let message = format!("The field {} {}.", fault.field, fault.reason);
         Self { id, code, field: Some(fault.field), message }
     }

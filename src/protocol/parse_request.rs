@@ -43,7 +43,7 @@ pub(super) fn reader(kind: &str) -> Option<Reader> {
     })
 }
 
-fn body(fields: &Fields<'_>, limits: &ParseLimits) -> Result<Body, Wrong> {
+pub(super) fn body(fields: &Fields<'_>, limits: &ParseLimits) -> Result<Body, Wrong> {
     fields.need("body")?;
     match fields.object("body")? {
         Some(body) if body.len() <= limits.max_body => Ok(body),
@@ -93,7 +93,7 @@ fn react(fields: &Fields<'_>, _: &ParseLimits) -> Result<Request, Wrong> {
     })
 }
 
-fn need<T>(read: Result<Option<T>, Fault>, field: &'static str) -> Result<T, Fault> {
+pub(super) fn need<T>(read: Result<Option<T>, Fault>, field: &'static str) -> Result<T, Fault> {
     read?.ok_or(Fault { field, reason: "is missing" })
 }
 
@@ -137,11 +137,11 @@ fn settings(fields: &Fields<'_>, _: &ParseLimits) -> Result<Request, Wrong> {
     Ok(Request::Settings { conv_id, muted, pinned, hidden })
 }
 
-fn title(fields: &Fields<'_>) -> Result<Option<String>, Fault> {
+pub(super) fn title(fields: &Fields<'_>) -> Result<Option<String>, Fault> {
     fields.sized("title", 1..=MAX_TITLE_CHARS, characters)
 }
 
-fn attributes(fields: &Fields<'_>) -> Result<Option<Body>, Fault> {
+pub(super) fn attributes(fields: &Fields<'_>) -> Result<Option<Body>, Fault> {
     let field = "attributes";
     match fields.object(field)? {
         Some(object) if object.len() > MAX_ATTRIBUTES => Err(Fault { field, reason: "is too long" }),

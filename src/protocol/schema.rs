@@ -131,7 +131,7 @@ fn entries(defs: &mut Definitions) {
 }
 
 /// `format` says 64 bits; the contract says 2^53-1.
-fn bound_integers(schema: &mut Value) {
+pub fn bound_integers(schema: &mut Value) {
     match schema {
         Value::Object(map) => {
             if map.remove("format").is_some_and(|format| format == "uint64") {

@@ -1,8 +1,8 @@
-//! The server: one port for WebSocket, health, metrics and the page.
+//! The server: one port for WebSocket, the server API, health, metrics and the page.
 //!
 //! ```text
 //!   accept ── limits of the address, permits, TLS ──► HTTP ── upgrade ──► session (a task of its own)
-//!                                                        └── /healthz /readyz /metrics /
+//!                                                        └── /v1/api /healthz /readyz /metrics /
 //! ```
 //!
 //! It knows sockets and HTTP, no rules and no timelines. The caller owns the listener (tests use port 0)
@@ -12,6 +12,7 @@
 mod accept;
 mod address;
 mod alive;
+pub mod api;
 mod drain;
 mod metrics;
 mod routes;
@@ -160,6 +161,7 @@ struct House {
     engine: Engine,
     store: Arc<dyn Store>,
     hub: Arc<Hub>,
+    api: Option<Arc<api::Api>>,
     allow_origin: Vec<String>,
     addresses: Arc<Addresses>,
     max_connections: usize,
@@ -188,6 +190,7 @@ impl Drop for Places {
 impl House {
     fn new(settings: &Settings, parts: Parts) -> Self {
         let stopping = CancellationToken::new();
+        let api = api::Api::new(parts.engine.clone(), &settings.api_keys, settings.policy.max_body_bytes);
         let engine = parts.engine.clone();
         let sessions = session::Shared::new(
             parts.engine,
@@ -208,6 +211,7 @@ impl House {
             engine,
             store: parts.store,
             hub: parts.hub,
+            api,
             allow_origin: settings.allow_origin.clone(),
             addresses: Arc::new(addresses),
             max_connections: settings.max_connections,

@@ -10,7 +10,7 @@ use axum::response::{Html, IntoResponse};
 use axum::routing::get;
 use tokio::time::timeout;
 
-use super::{House, Peer, metrics, upgrade};
+use super::{House, Peer, api, metrics, upgrade};
 use crate::protocol::{UserId, WS_PATH};
 use crate::store::TimelineId;
 
@@ -26,7 +26,8 @@ pub(super) fn router(house: Arc<House>, page: Router) -> Router {
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready));
     let routes = if house.metrics_apart { routes } else { routes.route("/metrics", get(local_metrics)) };
-    routes.with_state(house).merge(page)
+    let api = house.api.as_ref().map_or_else(Router::new, api::router);
+    routes.with_state(house).merge(api).merge(page)
 }
 
 /// The page an ordinary server shows. `demo` brings another.

@@ -11,9 +11,9 @@ use super::End;
 use super::hello::MAX_BAD_JSON;
 use super::order::conversation;
 use super::rate::{Kind, Refused};
-use super::run::{Done, Session};
+use super::run::{Done, Session, TokenTimes};
 use super::socket::Transport;
-use crate::auth::Rejected;
+use crate::auth::{Identity, Rejected};
 use crate::config::duration::millis;
 use crate::engine;
 use crate::protocol::{
@@ -121,6 +121,11 @@ impl<S: Transport> Session<S> {
         for ready in self.order.answered(conv) {
             self.submit(conv.cloned(), ready);
         }
+        self.reply(id, answer)
+    }
+
+    /// Tells what a request came to.
+    pub(super) fn reply(&mut self, id: MsgId, answer: engine::Answer) -> Result<(), End> {
         match answer {
             Ok(body) => {
                 self.answer(id, body);
@@ -156,10 +161,18 @@ impl<S: Transport> Session<S> {
             if identity.user == caller.user && same_device { Ok(identity) } else { Err(Rejected::Invalid) }
         });
         match verified {
+            // Bounded like requests, though it takes no place in their order.
+            Ok(_) if self.work.len() > 2 * self.shared().limits.requests_in_flight => {
+                self.tell(ErrorFrame::new(Some(id), ErrorCode::Overloaded).with_retry_after(1000));
+                Ok(())
+            }
             Ok(identity) => {
-                self.valid_until_ms = identity.valid_until_ms;
-                self.rearm = true;
-                self.answer(id, AnswerBody::Ok { conv_id: None, conv_seq: None, seq: None });
+                let (engine, caller) = (self.shared().engine.clone(), caller.clone());
+                let Identity { valid_until_ms, issued_at_ms, .. } = identity;
+                self.work.push(Box::pin(async move {
+                    let checked = engine.check_token(&caller, issued_at_ms).await;
+                    Done::Renewed { id, token: TokenTimes { valid_until_ms, issued_at_ms }, checked }
+                }));
                 Ok(())
             }
             Err(rejected) => {

@@ -35,6 +35,7 @@ pub(super) struct Guest {
     /// The head that was told.
     pub(super) head: u64,
     pub(super) valid_until_ms: u64,
+    pub(super) issued_at_ms: Option<u64>,
     pub(super) bad_json: u32,
 }
 
@@ -81,6 +82,9 @@ pub(super) async fn greet<S: Transport>(
     if shared.draining.is_cancelled() {
         return Err(CloseCode::Restart.into());
     }
+    if let Err(refusal) = shared.engine.check_token(&caller, identity.issued_at_ms).await {
+        return Err(refused(shared, socket, hello.id, &refusal));
+    }
     // Other nodes' entries come here before the head is looked at, as this node's do.
     seat.heard(BUS_DEADLINE).await;
     seat.announce(shared.clock.now_ms());
@@ -93,8 +97,8 @@ pub(super) async fn greet<S: Transport>(
     seat.set_acked(cursor.acked());
     let counted = Counted::new(&shared.meters.sessions);
     let presence = Presence { shared: Arc::clone(shared), caller, seat, number, _counted: counted };
-    let valid_until_ms = identity.valid_until_ms;
-    Ok(Guest { presence, cursor, head: standing.head, valid_until_ms, bad_json })
+    let Identity { valid_until_ms, issued_at_ms, .. } = identity;
+    Ok(Guest { presence, cursor, head: standing.head, valid_until_ms, issued_at_ms, bad_json })
 }
 
 /// Reads frames until one is `hello`.

@@ -23,7 +23,7 @@ use super::socket::{Ended, Socket, Transport};
 use super::{End, Shared, finish, rate};
 use crate::engine::{Answer, PageRead, Refusal, Standing};
 use crate::hub::Live;
-use crate::protocol::{CloseCode, ConvId, ErrorCode, ErrorFrame, MsgId, ServerFrame};
+use crate::protocol::{AnswerBody, CloseCode, ConvId, ErrorCode, ErrorFrame, MsgId, ServerFrame};
 
 /// Gathered bytes above this are written even though more is ready.
 const WRITE_AT: usize = 64 * 1024;
@@ -40,6 +40,14 @@ pub(super) enum Done {
     Page { generation: u32, result: Result<PageRead, Refusal> },
     /// The head for a heartbeat.
     Head(Result<Standing, Refusal>),
+    /// Another token was checked against revocations.
+    Renewed { id: MsgId, token: TokenTimes, checked: Result<(), Refusal> },
+}
+
+/// When a token was issued and until when it is good.
+pub(super) struct TokenTimes {
+    pub(super) valid_until_ms: u64,
+    pub(super) issued_at_ms: Option<u64>,
 }
 
 enum Event {
@@ -75,6 +83,7 @@ pub(super) struct Session<S> {
     /// Looked up at the first request.
     pub(super) buckets: Option<rate::Shared>,
     pub(super) valid_until_ms: u64,
+    issued_at_ms: Option<u64>,
     pub(super) bad_json: u32,
     pub(super) unanswered_pings: u32,
     pinging: bool,
@@ -98,6 +107,7 @@ impl<S: Transport> Session<S> {
             batch: Vec::new(),
             buckets: None,
             valid_until_ms: guest.valid_until_ms,
+            issued_at_ms: guest.issued_at_ms,
             bad_json: guest.bad_json,
             unanswered_pings: 0,
             pinging: false,
@@ -185,7 +195,8 @@ impl<S: Transport> Session<S> {
             Event::Quiet => return Ok(Rest::Write),
             Event::Done(Done::Answer { id, conv, answer }) => self.answered(id, conv.as_ref(), answer)?,
             Event::Done(Done::Page { generation, result }) => self.page_read(generation, result),
-            Event::Done(Done::Head(result)) => self.ping(result),
+            Event::Done(Done::Head(result)) => self.ping(result)?,
+            Event::Done(Done::Renewed { id, token, checked }) => self.renewed(id, &token, checked)?,
             Event::Due => self.due()?,
             Event::Text(text) => {
                 self.take_text(&text?)?;
@@ -260,8 +271,17 @@ impl<S: Transport> Session<S> {
             return Err(CloseCode::HeartbeatMissed.into());
         }
         self.pinging = true;
-        let (engine, user) = (self.shared().engine.clone(), self.presence.caller.user.clone());
-        self.work.push(Box::pin(async move { Done::Head(engine.standing(&user).await) }));
+        let (engine, caller) = (self.shared().engine.clone(), self.presence.caller.clone());
+        let issued_at_ms = self.issued_at_ms;
+        self.work.push(Box::pin(async move {
+            // Another node may have revoked it; here the hub would have told.
+            if engine.shares_store()
+                && let Err(refusal) = engine.check_token(&caller, issued_at_ms).await
+            {
+                return Done::Head(Err(refusal));
+            }
+            Done::Head(engine.standing(&caller.user).await)
+        }));
         Ok(())
     }
 
@@ -271,7 +291,10 @@ impl<S: Transport> Session<S> {
     }
 
     /// The head for a heartbeat is known, or at least what we have seen of it.
-    fn ping(&mut self, result: Result<Standing, Refusal>) {
+    fn ping(&mut self, result: Result<Standing, Refusal>) -> Result<(), End> {
+        if result.as_ref().is_err_and(|refusal| refusal.code == ErrorCode::Revoked) {
+            return Err(CloseCode::Revoked.into());
+        }
         self.pinging = false;
         self.rearm = true;
         self.last_look = Instant::now();
@@ -284,6 +307,20 @@ impl<S: Transport> Session<S> {
         }
         // Nothing may be missed for longer than a heartbeat, even if no push arrived at all.
         self.noticed_head(head_seq);
+        Ok(())
+    }
+
+    /// A new token is good, or the session ends with the old one.
+    fn renewed(&mut self, id: MsgId, token: &TokenTimes, checked: Result<(), Refusal>) -> Result<(), End> {
+        match checked {
+            Ok(()) => {
+                self.valid_until_ms = token.valid_until_ms;
+                self.issued_at_ms = token.issued_at_ms;
+                self.rearm = true;
+                self.reply(id, Ok(AnswerBody::Ok { conv_id: None, conv_seq: None, seq: None }))
+            }
+            Err(refusal) => self.reply(id, Err(refusal)),
+        }
     }
 
     /// Adds an error frame.

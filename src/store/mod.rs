@@ -129,11 +129,13 @@ pub enum Section {
     Hidden = 7,
     /// User: id = device_id. What is known of a device.
     Device = 8,
+    /// User: id = device_id, or empty for the user whole. Tokens issued until then are refused.
+    Revoked = 9,
 }
 
 impl Section {
     /// All of them, in key order.
-    pub const ALL: [Section; 8] = [
+    pub const ALL: [Section; 9] = [
         Section::State,
         Section::Member,
         Section::Dedupe,
@@ -142,6 +144,7 @@ impl Section {
         Section::Conv,
         Section::Hidden,
         Section::Device,
+        Section::Revoked,
     ];
 }
 

@@ -108,7 +108,7 @@ impl Conv {
                     }
                 }
                 self.entries((conv_seq..).zip(new).map(|(conv_seq, user)| {
-                    let (user_id, by, role) = (user.clone(), by.clone(), Some(Role::Member));
+                    let (user_id, by, role) = (user.clone(), Some(by.clone()), Some(Role::Member));
                     Event::Member {
                         conv_id: conv_id.clone(),
                         conv_seq,
@@ -133,15 +133,15 @@ impl Conv {
                     }
                 });
                 self.entries((conv_seq..).zip(gone).map(|(conv_seq, user)| {
-                    let (user_id, by) = (user.clone(), by.clone());
+                    let (user_id, by) = (user.clone(), Some(by.clone()));
                     let change = MemberChange::Removed;
                     Event::Member { conv_id: conv_id.clone(), conv_seq, change, user_id, by, role: None }
                 }))
             }
             Request::Leave { .. } => {
                 let (change, user_id) = (MemberChange::Left, by.clone());
-                let left =
-                    Event::Member { conv_id: conv_id.clone(), conv_seq, change, user_id, by: by.clone(), role: None };
+                let (conv_id, left_by) = (conv_id.clone(), Some(by.clone()));
+                let left = Event::Member { conv_id, conv_seq, change, user_id, by: left_by, role: None };
                 let heir = self.heir(caller, next.get(1)).filter(|_| member.role == Role::Owner);
                 let heir = heir.map(|user| self.gives(conv_seq + 1, &by, &user, Role::Owner));
                 Decision::Entries([left].into_iter().chain(heir).collect(), conv_seq)
@@ -188,7 +188,7 @@ impl Conv {
 
     fn gives(&self, conv_seq: u64, by: &UserId, user: &UserId, role: Role) -> Event {
         let (conv_id, change) = (self.id.clone(), MemberChange::Role);
-        Event::Member { conv_id, conv_seq, change, user_id: user.clone(), by: by.clone(), role: Some(role) }
+        Event::Member { conv_id, conv_seq, change, user_id: user.clone(), by: Some(by.clone()), role: Some(role) }
     }
 
     /// Who is owner when he goes: the longest-standing admin, else member; of equals the one the log names.

@@ -121,7 +121,9 @@ impl Log {
                 self.fates.entry(*target).or_default().edits.push((seq, body.clone()));
             }
             Event::Reaction { target, user_id, .. } => drop(self.target(conv, seq, *target, user_id)),
-            Event::Member { change, user_id, by, role, .. } => self.member(conv, seq, (*change, user_id, by, *role)),
+            Event::Member { change, user_id, by: Some(by), role, .. } => {
+                self.member(conv, seq, (*change, user_id, by, *role));
+            }
             Event::Conversation { change, .. } => self.change(seq, change),
             other => self.wrong.push(format!("{conv} {seq}: not an entry of a log: {other:?}")),
         }

@@ -487,9 +487,9 @@ export type LogoutRequest = {
 /** `change` of a `member` entry. */
 export type MemberChange = "joined" | "left" | "removed" | "role";
 
-/** Somebody came, went or has another role; one entry per user. */
+/** Somebody came, went or has another role; one entry per user. Without `by`: done by the server API. */
 export type MemberEvent = {
-  by: UserId;
+  by?: UserId | null;
   change: MemberChange;
   conv_id: ConvId;
   conv_seq: number;

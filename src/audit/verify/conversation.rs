@@ -53,7 +53,7 @@ pub(super) async fn check(audit: &mut Audit<'_>, id: &ConvId) -> Result<()> {
     }
     index::beyond(audit, &timeline, seq).await?;
     index::dedupe(audit, &timeline).await?;
-    audit.none_of(&timeline, &[Section::Conv, Section::Hidden, Section::Device]).await
+    audit.none_of(&timeline, &[Section::Conv, Section::Hidden, Section::Device, Section::Revoked]).await
 }
 
 async fn load_members(audit: &mut Audit<'_>, timeline: &TimelineId) -> Result<BTreeMap<UserId, Member>> {
@@ -83,6 +83,11 @@ async fn load_people(
     let mut people = Vec::with_capacity(members.len());
     for (user, member) in members {
         let inbox = TimelineId::User(user.clone());
+        let revoked: Option<rows::Revoked> = rows::read(audit.store, &inbox, &rows::revoked_key(None)).await?;
+        if revoked.is_some_and(|revoked| revoked.erased) {
+            // Nothing of his own is kept, and what came after is counted from there.
+            continue;
+        }
         let row = read_row(audit.store, &inbox, id).await?;
         let hidden = match &row {
             Some(row) if row.has_hidden => read_hidden(audit.store, &inbox, id).await?,
@@ -141,10 +146,10 @@ pub(super) fn decode(entry: Entry) -> Option<Decoded> {
 fn agrees(decoded: &Decoded, id: &ConvId) -> bool {
     let Decoded { entry, header, event } = decoded;
     let kind = match event {
-        Event::Message(message) => message.sender_id == header.by && header.kind == Kind::Message,
-        Event::Recall { by, .. } => *by == header.by && header.kind == Kind::Recall,
-        Event::Edit { by, .. } => *by == header.by && header.kind == Kind::Edit,
-        Event::Reaction { user_id, .. } => *user_id == header.by && header.kind == Kind::Reaction,
+        Event::Message(message) => Some(&message.sender_id) == header.by.as_ref() && header.kind == Kind::Message,
+        Event::Recall { by, .. } => Some(by) == header.by.as_ref() && header.kind == Kind::Recall,
+        Event::Edit { by, .. } => Some(by) == header.by.as_ref() && header.kind == Kind::Edit,
+        Event::Reaction { user_id, .. } => Some(user_id) == header.by.as_ref() && header.kind == Kind::Reaction,
         Event::Member { change, user_id, by, .. } => {
             let kind = match change {
                 MemberChange::Joined => Kind::Joined,
@@ -154,6 +159,7 @@ fn agrees(decoded: &Decoded, id: &ConvId) -> bool {
             header.subject.as_ref() == Some(user_id) && *by == header.by && header.kind == kind
         }
         Event::Conversation { change: ConversationChange::Created { .. }, .. } => header.kind == Kind::Created,
+        Event::Conversation { change: ConversationChange::Dissolved, .. } => header.kind == Kind::Dissolved,
         Event::Notification { .. } => header.kind == Kind::Notification,
         _ => !header.kind.changes_target() && header.kind != Kind::Message,
     };

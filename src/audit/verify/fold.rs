@@ -12,6 +12,7 @@ use crate::protocol::{Body, ConvId, ConversationChange, Event, MemberChange, Rol
 pub(super) struct Fold {
     members: BTreeMap<UserId, Member>,
     direct: bool,
+    begun: bool,
     creator: Option<UserId>,
     title: Option<String>,
     attributes: Option<Body>,
@@ -22,7 +23,7 @@ pub(super) struct Fold {
 impl Fold {
     /// Takes in the next entry. False: it makes no sense at this place of the log.
     pub(super) fn take(&mut self, id: &ConvId, seq: u64, at: u64, header: &Header, event: &Event) -> bool {
-        if self.creator.is_none() {
+        if !self.begun {
             return self.begin(id, seq, at, header, event);
         }
         match event {
@@ -33,7 +34,8 @@ impl Fold {
     }
 
     fn begin(&mut self, id: &ConvId, seq: u64, at: u64, header: &Header, event: &Event) -> bool {
-        self.creator = Some(header.by.clone());
+        self.begun = true;
+        self.creator.clone_from(&header.by);
         if let Some((a, b)) = id.direct_members() {
             self.direct = true;
             self.join([a, b].iter(), seq, at, None);
@@ -47,7 +49,7 @@ impl Fold {
             Event::Conversation { change: ConversationChange::Created { members, title, attributes }, .. } => {
                 self.title.clone_from(title);
                 self.attributes.clone_from(attributes);
-                self.join(members.iter(), seq, at, Some(&header.by));
+                self.join(members.iter(), seq, at, header.by.as_ref());
                 true
             }
             _ => false,
@@ -114,7 +116,7 @@ impl Fold {
         wrong.extend(strangers.map(|user| format!("row of {user}, who never was a member by the log")));
         match info {
             Some(info) => wrong.extend(self.compare_info(info)),
-            None if self.creator.is_some() => wrong.push("there is no state row".to_owned()),
+            None if self.begun => wrong.push("there is no state row".to_owned()),
             None => {}
         }
         wrong
@@ -129,7 +131,7 @@ impl Fold {
         let checks = [
             (info.members_count != self.count, "members_count"),
             (info.direct != self.direct, "kind"),
-            (Some(&info.creator) != self.creator.as_ref(), "creator"),
+            (info.creator != self.creator, "creator"),
             (info.title != self.title, "title"),
             (!same_attributes, "attributes"),
             (info.large != self.large, "large"),

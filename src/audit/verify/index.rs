@@ -127,7 +127,7 @@ async fn check_target(audit: &mut Audit<'_>, timeline: &TimelineId, message: &De
         let change = audit.entry(timeline, at).await?.and_then(decode);
         let header = change.as_ref().map(|change| &change.header);
         let real = header.is_some_and(|header| {
-            header.kind == kind && header.target == seq && header.target_sender.as_ref() == Some(&message.header.by)
+            header.kind == kind && header.target == seq && header.target_sender == message.header.by
         });
         if !real {
             audit.differs(timeline, format!("target row of {seq} names {at}, which is no {kind:?} of it"));

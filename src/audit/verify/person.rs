@@ -51,7 +51,7 @@ impl Person {
             Kind::Message => {
                 self.last_at = at;
                 let recalled = recalled_at.is_some_and(|recall| recall <= row.delivered);
-                let counts = header.by != self.user
+                let counts = header.by.as_ref() != Some(&self.user)
                     && seq > row.read_seq.max(row.cleared_up_to)
                     && !self.hidden.contains(seq)
                     && !recalled;

@@ -45,7 +45,7 @@ impl Desk<'_> {
     }
 
     pub(super) async fn recall(&mut self, caller: &UserId, target: u64) -> Decision<AnswerBody> {
-        let Found { member, info, message, target: mut state } = self.find(caller, target).await?;
+        let Found { member, info, message, target: state } = self.find(caller, target).await?;
         let moderates = !info.direct && member.role != Role::Member;
         if message.sender_id != *caller && !moderates {
             return Err(ErrorCode::Forbidden.into());
@@ -54,6 +54,25 @@ impl Desk<'_> {
             return Ok(ok(first));
         }
         self.in_time(&message)?;
+        self.take_back(caller, message, state).await
+    }
+
+    /// Recalls a message of this user's, without asking whether he may; anything else is passed over.
+    pub(super) async fn recall_own(&mut self, user: &UserId, target: u64) -> Decision<()> {
+        let data = if target <= self.draft.head_seq() { self.entry(target).await? } else { None };
+        let Some(message) = data.as_deref().and_then(message_at).filter(|message| message.sender_id == *user) else {
+            return Ok(());
+        };
+        let state: Target = self.row(&rows::target_key(target)).await?.unwrap_or_default();
+        if state.recall.is_none() {
+            self.take_back(user, message, state).await?;
+        }
+        Ok(())
+    }
+
+    /// Appends the recall and erases the bodies of the message and its edits.
+    async fn take_back(&mut self, caller: &UserId, message: Message, mut state: Target) -> Decision<AnswerBody> {
+        let target = message.conv_seq;
         let edits = self.edit_stubs(&state).await?;
         let conv_seq = self.change(caller, &message, ChangeKind::Recall, |conv_id, conv_seq, _| Event::Recall {
             conv_id,
@@ -63,7 +82,7 @@ impl Desk<'_> {
         });
         state.recall = Some((conv_seq, caller.clone()));
         self.set_target(target, &state);
-        let header = Header::plain(Kind::Message, &message.sender_id);
+        let header = Header::plain(Kind::Message, Some(&message.sender_id));
         let stub = entry::stub(message);
         if planted(Bug::BodyNotErased) {
             return Ok(ok(conv_seq));
@@ -154,7 +173,7 @@ impl Desk<'_> {
         let header = Header {
             target: message.conv_seq,
             target_sender: Some(message.sender_id.clone()),
-            ..Header::plain(kind.entry_kind(), caller)
+            ..Header::plain(kind.entry_kind(), Some(caller))
         };
         let conv_id = self.conversation.id.clone();
         let conv_seq = self.append(header, |conv_seq, at| event(conv_id, conv_seq, at));

@@ -12,9 +12,10 @@ use crate::protocol::{
 };
 
 impl Desk<'_> {
+    /// Makes the conversation. Its maker is the owner; made by the server it has none.
     pub(super) fn create(
         &mut self,
-        caller: &UserId,
+        maker: Option<&UserId>,
         members: &[UserId],
         title: Option<&String>,
         attributes: Option<&Body>,
@@ -26,21 +27,21 @@ impl Desk<'_> {
             // The name follows from (creator, op_id): this is the same request again.
             return Ok(made(1));
         }
-        let users: BTreeSet<&UserId> = members.iter().chain([caller]).collect();
+        let users: BTreeSet<&UserId> = members.iter().chain(maker).collect();
         let change = ConversationChange::Created {
             // The maker first: he is the owner.
-            members: [caller]
+            members: maker
                 .into_iter()
-                .chain(users.iter().copied().filter(|user| *user != caller))
+                .chain(users.iter().copied().filter(|user| Some(*user) != maker))
                 .cloned()
                 .collect(),
             title: title.cloned(),
             attributes: attributes.cloned(),
         };
-        let conv_seq = self.changed(Kind::Created, caller, change);
+        let conv_seq = self.changed(Kind::Created, maker, change);
         let at = self.draft.at();
         for user in &users {
-            let role = if *user == caller { Role::Owner } else { Role::Member };
+            let role = if Some(*user) == maker { Role::Owner } else { Role::Member };
             self.set_member(user, Member::joining(conv_seq, role, at));
         }
         self.set_info(Info {
@@ -48,9 +49,10 @@ impl Desk<'_> {
             title: title.cloned(),
             attributes: attributes.cloned(),
             history,
-            creator: caller.clone(),
+            creator: maker.cloned(),
             members_count: users.len() as u64,
             large: false,
+            dissolved: false,
         });
         Ok(made(conv_seq))
     }
@@ -62,26 +64,31 @@ impl Desk<'_> {
     }
 
     pub(super) fn invite(&mut self, caller: &UserId, users: &[UserId]) -> Decision<AnswerBody> {
-        let (_, mut info) = self.group(caller)?;
+        let (_, info) = self.group(caller)?;
+        self.join_all(Some(caller), users, Role::Member, info);
+        Ok(ok(self.draft.head_seq()))
+    }
+
+    /// Lets everybody join who is no member.
+    pub(super) fn join_all(&mut self, by: Option<&UserId>, users: &[UserId], role: Role, mut info: Info) {
         for user in users {
             let before = self.conversation.member(user).map(|member| (**member).clone());
             if before.as_ref().is_some_and(Member::present) {
                 continue;
             }
-            let conv_seq = self.member_entry(Kind::Joined, MemberChange::Joined, caller, user, Some(Role::Member));
+            let conv_seq = self.member_entry(Kind::Joined, MemberChange::Joined, by, user, Some(role));
             let at = self.draft.at();
             let member = match before {
                 Some(mut member) => {
                     member.rejoin(conv_seq, at);
-                    member
+                    Member { role, ..member }
                 }
-                None => Member::joining(conv_seq, Role::Member, at),
+                None => Member::joining(conv_seq, role, at),
             };
             self.set_member(user, member);
             info.members_count += 1;
         }
         self.set_info_if_changed(info);
-        Ok(ok(self.draft.head_seq()))
     }
 
     pub(super) fn remove(&mut self, caller: &UserId, users: &[UserId]) -> Decision<AnswerBody> {
@@ -96,23 +103,23 @@ impl Desk<'_> {
             return Err(ErrorCode::Forbidden.into());
         }
         for user in users {
-            self.end_stay(MemberChange::Removed, caller, user);
+            self.end_stay(MemberChange::Removed, Some(caller), user);
         }
         Ok(ok(self.draft.head_seq()))
     }
 
     pub(super) fn leave(&mut self, caller: &UserId) -> Decision<AnswerBody> {
         let (role, _) = self.group(caller)?;
-        self.end_stay(MemberChange::Left, caller, caller);
+        self.end_stay(MemberChange::Left, Some(caller), caller);
         let left_at = self.draft.head_seq();
         if role == Role::Owner {
-            self.find_new_owner(caller);
+            self.find_new_owner(Some(caller));
         }
         Ok(ok(left_at))
     }
 
     /// Ends the stay of a present member.
-    fn end_stay(&mut self, change: MemberChange, by: &UserId, user: &UserId) {
+    pub(super) fn end_stay(&mut self, change: MemberChange, by: Option<&UserId>, user: &UserId) {
         let Some(mut member) = self.conversation.member(user).map(|member| (**member).clone()) else { return };
         let Some(mut info) = self.conversation.info.clone() else { return };
         if !member.present() {
@@ -126,7 +133,7 @@ impl Desk<'_> {
     }
 
     /// The longest-standing admin, else member, becomes owner.
-    fn find_new_owner(&mut self, by: &UserId) {
+    pub(super) fn find_new_owner(&mut self, by: Option<&UserId>) {
         let rank = |member: &Member| (member.role != Role::Admin, member.join_seq());
         let heir = self
             .conversation
@@ -139,7 +146,7 @@ impl Desk<'_> {
         }
     }
 
-    fn give_role(&mut self, by: &UserId, user: &UserId, role: Role) {
+    pub(super) fn give_role(&mut self, by: Option<&UserId>, user: &UserId, role: Role) {
         let Some(member) = self.conversation.member(user).map(|member| (**member).clone()) else { return };
         self.member_entry(Kind::Role, MemberChange::Role, by, user, Some(role));
         self.set_member(user, Member { role, ..member });
@@ -157,9 +164,9 @@ impl Desk<'_> {
         }
         if before != role {
             if role == Role::Owner {
-                self.give_role(caller, caller, Role::Admin);
+                self.give_role(Some(caller), caller, Role::Admin);
             }
-            self.give_role(caller, user, role);
+            self.give_role(Some(caller), user, role);
         }
         Ok(ok(self.draft.head_seq()))
     }
@@ -171,19 +178,30 @@ impl Desk<'_> {
         title: Option<&String>,
         attributes: Option<&Body>,
     ) -> Decision<AnswerBody> {
-        let (_, mut info) = self.group(caller)?;
+        let (_, info) = self.group(caller)?;
+        self.rename(Some(caller), title, attributes, info);
+        Ok(ok(self.draft.head_seq()))
+    }
+
+    /// Sets what is given and differs.
+    pub(super) fn rename(
+        &mut self,
+        by: Option<&UserId>,
+        title: Option<&String>,
+        attributes: Option<&Body>,
+        mut info: Info,
+    ) {
         if let Some(title) = title.filter(|title| info.title.as_ref() != Some(title)) {
             info.title = Some(title.clone());
-            self.changed(Kind::Changed, caller, ConversationChange::Renamed { title: title.clone() });
+            self.changed(Kind::Changed, by, ConversationChange::Renamed { title: title.clone() });
         }
         if let Some(attributes) =
             attributes.filter(|new| !info.attributes.as_ref().is_some_and(|old| old.same_value(new)))
         {
             info.attributes = Some(attributes.clone());
-            self.changed(Kind::Changed, caller, ConversationChange::Attributes { attributes: attributes.clone() });
+            self.changed(Kind::Changed, by, ConversationChange::Attributes { attributes: attributes.clone() });
         }
         self.set_info_if_changed(info);
-        Ok(ok(self.draft.head_seq()))
     }
 
     fn set_info_if_changed(&mut self, info: Info) {
@@ -192,7 +210,7 @@ impl Desk<'_> {
         }
     }
 
-    fn changed(&mut self, kind: Kind, by: &UserId, change: ConversationChange) -> u64 {
+    pub(super) fn changed(&mut self, kind: Kind, by: Option<&UserId>, change: ConversationChange) -> u64 {
         let conv_id = self.conversation.id.clone();
         self.append(Header::plain(kind, by), |conv_seq, _| Event::Conversation { conv_id, conv_seq, change })
     }
@@ -201,12 +219,12 @@ impl Desk<'_> {
         &mut self,
         kind: Kind,
         change: MemberChange,
-        by: &UserId,
+        by: Option<&UserId>,
         user: &UserId,
         role: Option<Role>,
     ) -> u64 {
         let conv_id = self.conversation.id.clone();
-        let (user_id, by_id) = (user.clone(), by.clone());
+        let (user_id, by_id) = (user.clone(), by.cloned());
         self.append(about(kind, by, user), |conv_seq, _| Event::Member {
             conv_id,
             conv_seq,

@@ -5,6 +5,7 @@
 //! message; right; gone; time limit.
 
 mod change;
+mod command;
 mod membership;
 mod notify;
 mod send;
@@ -22,6 +23,7 @@ use crate::store::{self, RowKey, Span, Store};
 use crate::timeline::Draft;
 
 pub use change::message_at;
+pub use command::Command;
 pub use notify::Notice;
 
 /// What a conversation's lane decides.
@@ -31,6 +33,8 @@ pub enum Order {
     Request(Request),
     /// A notification, by the server API.
     Notify(Notice),
+    /// A change by the server API.
+    Command(Command),
 }
 
 /// Why a decision was not made.
@@ -93,6 +97,7 @@ impl Order {
                 matches!(request, Create { .. } | Invite { .. } | Remove { .. } | Leave { .. })
             }
             Self::Notify(_) => false,
+            Self::Command(_) => true,
         }
     }
 
@@ -106,6 +111,7 @@ impl Order {
             }
             Self::Request(_) => 0,
             Self::Notify(notice) => notice.body.len(),
+            Self::Command(_) => 0,
         }
     }
 }
@@ -119,6 +125,7 @@ impl Desk<'_> {
         let request = match order {
             Order::Request(request) => request,
             Order::Notify(notice) => return self.notify(caller, notice).await,
+            Order::Command(command) => return self.obey(command).await,
         };
         match request {
             Request::Send(send) => self.send(caller, send).await,
@@ -126,7 +133,7 @@ impl Desk<'_> {
             Request::Edit { target, body, .. } => self.edit(caller, *target, body).await,
             Request::React { target, key, add, .. } => self.react(caller, *target, key, *add).await,
             Request::Create { members, title, attributes, history, .. } => {
-                self.create(caller, members, title.as_ref(), attributes.as_ref(), *history)
+                self.create(Some(caller), members, title.as_ref(), attributes.as_ref(), *history)
             }
             Request::Invite { users, .. } => self.invite(caller, users),
             Request::Remove { users, .. } => self.remove(caller, users),
@@ -193,6 +200,6 @@ fn ok(conv_seq: u64) -> AnswerBody {
 }
 
 /// A header about a member.
-fn about(kind: Kind, by: &UserId, subject: &UserId) -> Header {
+fn about(kind: Kind, by: Option<&UserId>, subject: &UserId) -> Header {
     Header { subject: Some(subject.clone()), ..Header::plain(kind, by) }
 }

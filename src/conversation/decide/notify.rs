@@ -37,7 +37,7 @@ impl Desk<'_> {
         }
         let conv_id = Some(self.conversation.id.clone()).filter(|_| everybody);
         let (topic, body) = (notice.topic.clone(), notice.body.clone());
-        let conv_seq = self.append(Header::plain(Kind::Notification, user), |conv_seq, _| Event::Notification {
+        let conv_seq = self.append(Header::plain(Kind::Notification, Some(user)), |conv_seq, _| Event::Notification {
             conv_seq: conv_id.is_some().then_some(conv_seq),
             conv_id,
             topic,
@@ -61,9 +61,10 @@ impl Desk<'_> {
             title: None,
             attributes: None,
             history: HistoryMode::SinceJoin,
-            creator: user.clone(),
+            creator: Some(user.clone()),
             members_count: u64::from(!everybody),
             large: everybody,
+            dissolved: false,
         });
     }
 }

@@ -25,7 +25,7 @@ impl Desk<'_> {
             self.make_direct(caller)?;
         }
         let conv_id = self.conversation.id.clone();
-        let conv_seq = self.append(Header::plain(Kind::Message, caller), |conv_seq, sent_at| {
+        let conv_seq = self.append(Header::plain(Kind::Message, Some(caller)), |conv_seq, sent_at| {
             Event::Message(Message {
                 conv_id,
                 conv_seq,
@@ -94,9 +94,10 @@ impl Desk<'_> {
             title: None,
             attributes: None,
             history: HistoryMode::SinceJoin,
-            creator: caller.clone(),
+            creator: Some(caller.clone()),
             members_count: 2,
             large: false,
+            dissolved: false,
         });
         Ok(())
     }

@@ -34,16 +34,20 @@ struct Scan {
 impl Reader<'_> {
     pub(super) async fn read_history(&self, conv: &ConvId, from: HistoryFrom, limit: usize) -> Result<AnswerBody> {
         let seen = self.must_see(conv).await?;
+        self.history_of(&seen, from, limit).await
+    }
+
+    pub(super) async fn history_of(&self, seen: &Seen, from: HistoryFrom, limit: usize) -> Result<AnswerBody> {
         let head = seen.view.head_seq();
         let (backward, at) = match from {
             HistoryFrom::Newest => (true, head + 1),
             HistoryFrom::Before(seq) => (true, seq.min(head + 1)),
             HistoryFrom::After(seq) => (false, seq),
-            HistoryFrom::AfterAt(time) => (false, self.last_before(&seen, time).await?),
+            HistoryFrom::AfterAt(time) => (false, self.last_before(seen, time).await?),
         };
         let mut scan = Scan { backward, at, found: Vec::new(), next_at: None, complete: false };
         let by_time = matches!(from, HistoryFrom::AfterAt(_));
-        self.scan(&seen, &mut scan, limit, by_time).await?;
+        self.scan(seen, &mut scan, limit, by_time).await?;
         let next = match (scan.complete, by_time) {
             (true, _) => None,
             (false, false) => Some(scan.at),

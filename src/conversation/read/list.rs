@@ -149,6 +149,10 @@ impl Reader<'_> {
         if !seen.view.member.present() {
             return Err(crate::protocol::ErrorCode::NotFound.into());
         }
+        self.members_of(&seen, page, limit).await
+    }
+
+    pub(super) async fn members_of(&self, seen: &Seen, page: Option<&str>, limit: usize) -> Result<AnswerBody> {
         let mut after = match page.map(UserId::parse) {
             Some(Ok(user)) => Some(rows::member_key(&user)),
             Some(Err(_)) => return Err(Refusal::field("page").into()),
@@ -162,7 +166,7 @@ impl Reader<'_> {
                     let next = Some(last.user_id.to_string());
                     return Ok(AnswerBody::Members { members, next });
                 }
-                members.extend(self.member_info(&seen, key, value).await?);
+                members.extend(self.member_info(seen, key, value).await?);
             }
             match found.into_iter().nth(PAGE - 1) {
                 Some((key, _)) => after = Some(key),

@@ -5,6 +5,7 @@
 mod changes;
 mod history;
 mod list;
+pub mod whole;
 
 use super::Refusal;
 use super::decide::NotDecided;

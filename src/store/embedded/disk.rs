@@ -9,6 +9,9 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::RngCore as _;
 
 use fjall::{Database, Guard, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable};
 
@@ -23,6 +26,13 @@ use crate::store::{Entry, Error, Result};
 
 /// Write-ahead files together: what a start has to read again at most. Less would make small flushes.
 const JOURNAL_BYTES: u64 = 256 * 1024 * 1024;
+
+/// What a write-ahead file is filled up with at a time, and how often at most.
+const FILLER: usize = 1024 * 1024;
+const FILL_AT_MOST: usize = 256;
+/// Old write-ahead files must be gone after so long; how often that is looked at.
+const JOURNAL_DEADLINE: Duration = Duration::from_secs(60);
+const JOURNAL_LOOK: Duration = Duration::from_millis(50);
 
 /// Sizes the engine is opened with.
 #[derive(Debug, Clone, Copy)]
@@ -133,6 +143,52 @@ impl Disk {
             keyspace.major_compact()?;
         }
         Ok(())
+    }
+
+    /// The same, and begins another write-ahead file. False: an old one was still there at the deadline.
+    pub(super) fn purge(&self) -> fjall::Result<bool> {
+        self.seal_journal()?;
+        let deadline = Instant::now() + JOURNAL_DEADLINE;
+        loop {
+            self.flush()?;
+            let renewed = self.db.journal_count() == 1;
+            if renewed || Instant::now() > deadline {
+                self.compact()?;
+                // Tables that were replaced are removed when the engine flushes again.
+                self.flush()?;
+                return Ok(renewed);
+            }
+            std::thread::sleep(JOURNAL_LOOK);
+        }
+    }
+
+    /// Puts everything into tables. The engine lets go of an old write-ahead file when every keyspace has a
+    /// table newer than it, so each gets one: with a word that a key nobody ever wrote is gone.
+    fn flush(&self) -> fjall::Result<()> {
+        let mut batch = self.batch();
+        for keyspace in self.all() {
+            batch.remove(keyspace, keys::NOBODYS.to_vec());
+        }
+        batch.commit(Sync::Later)?;
+        self.all().into_iter().try_for_each(Keyspace::rotate_memtable_and_wait)
+    }
+
+    /// The engine begins a new write-ahead file only when one is full: so it is filled.
+    fn seal_journal(&self) -> fjall::Result<()> {
+        let before = self.db.journal_count();
+        let mut filler = vec![0_u8; FILLER];
+        for _ in 0..FILL_AT_MOST {
+            rand::rng().fill_bytes(&mut filler);
+            let mut batch = self.batch();
+            batch.insert(&self.meta, keys::META_FILLER.to_vec(), filler.clone());
+            batch.commit(Sync::Later)?;
+            if self.db.journal_count() > before {
+                break;
+            }
+        }
+        let mut batch = self.batch();
+        batch.remove(&self.meta, keys::META_FILLER.to_vec());
+        batch.commit(Sync::Data)
     }
 
     /// The stored head of a timeline, by its key.

@@ -33,6 +33,10 @@ pub(super) const META_FORMAT: &[u8] = b"format";
 pub(super) const META_EPOCH: &[u8] = b"epoch";
 /// `meta`: what the checkpoint covers.
 pub(super) const META_MARKER: &[u8] = b"checkpoint";
+/// Stands there only while a write-ahead file is filled up; says nothing.
+pub(super) const META_FILLER: &[u8] = b"filler";
+/// A key no keyspace ever has.
+pub(super) const NOBODYS: &[u8] = b"\xff\xffnobody";
 
 /// Key of a timeline in `heads`.
 pub(super) fn timeline(id: &TimelineId) -> Vec<u8> {

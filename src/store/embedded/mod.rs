@@ -173,16 +173,29 @@ impl Embedded {
     }
 
     /// Rewrites all tables without overwritten, deleted and expired values. Blocks; for rare use. An
-    /// erased body may outlast this in the engine's write-ahead file until that is reused (64 MiB later).
+    /// erased body may outlast this in the engine's write-ahead file: see [`Embedded::purge`].
     ///
     /// # Errors
     /// [`Error::Unavailable`] if the engine fails.
     pub fn compact(&self) -> Result<()> {
         self.checkpoint()?;
-        self.shared.disk.compact().map_err(|error| {
-            self.shared.fail(&format!("compaction: {error}"));
-            Error::Unavailable(error.to_string())
-        })
+        self.shared.disk.compact().map_err(|error| self.failing(&error))
+    }
+
+    /// As [`Embedded::compact`], and begins a new write-ahead file: what was erased before this began is in
+    /// no file afterwards. Blocks, and writes some 64 MiB besides.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the engine fails, or has not let go of an old file in time (call again).
+    pub fn purge(&self) -> Result<()> {
+        self.checkpoint()?;
+        let renewed = self.shared.disk.purge().map_err(|error| self.failing(&error))?;
+        if renewed { Ok(()) } else { Err(Error::Unavailable("an old write-ahead file is still in use".to_owned())) }
+    }
+
+    fn failing(&self, error: &fjall::Error) -> Error {
+        self.shared.fail(&format!("compaction: {error}"));
+        Error::Unavailable(error.to_string())
     }
 
     /// Becomes `Some(why)` when the store has failed for good; the process should then end.

@@ -1,0 +1,183 @@
+//! What the server API has done to a conversation. The application's server is trusted: no membership
+//! and no rights are asked, only that the thing makes sense. Its entries have no `by`.
+
+use super::{Decision, Desk, ok};
+use crate::conversation::Refusal;
+use crate::conversation::entry::Kind;
+use crate::conversation::member::{AsLeft, Member};
+use crate::conversation::rows::Info;
+use crate::protocol::{AnswerBody, Body, ConversationChange, ErrorCode, HistoryMode, MemberChange, Role, UserId};
+
+/// One change of a conversation that no user asked for.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// Makes it, without an owner. The same again makes no second.
+    Create {
+        /// Everybody in it.
+        members: Vec<UserId>,
+        /// Title, if any.
+        title: Option<String>,
+        /// The application's own, if any.
+        attributes: Option<Body>,
+        /// What a new member sees.
+        history: HistoryMode,
+    },
+    /// Lets users join; with a role, those who are members already get it too.
+    Add {
+        /// Whom.
+        users: Vec<UserId>,
+        /// Their role; `owner` for one only.
+        role: Option<Role>,
+    },
+    /// Ends stays; the owner's too, and then somebody else becomes owner.
+    Remove {
+        /// Whom.
+        users: Vec<UserId>,
+    },
+    /// Changes title and attributes.
+    Update {
+        /// New title.
+        title: Option<String>,
+        /// New attributes.
+        attributes: Option<Body>,
+    },
+    /// Ends it for everybody, as if each had left at that entry.
+    Dissolve,
+    /// The user leaves as if by himself, a direct conversation too.
+    Depart {
+        /// Who.
+        user: UserId,
+    },
+    /// Recalls messages as their sender, whatever their age and wherever he is now.
+    Withdraw {
+        /// Who sent them.
+        user: UserId,
+        /// Which; others' are passed over.
+        targets: Vec<u64>,
+    },
+}
+
+impl Command {
+    /// The user whose own timeline must have the effect before the answer.
+    pub fn user(&self) -> Option<&UserId> {
+        match self {
+            Self::Depart { user } | Self::Withdraw { user, .. } => Some(user),
+            _ => None,
+        }
+    }
+}
+
+impl Desk<'_> {
+    /// Decides one command.
+    ///
+    /// # Errors
+    /// The refusal, or that the store could not be read.
+    pub async fn obey(&mut self, command: &Command) -> Decision<AnswerBody> {
+        match command {
+            Command::Create { members, title, attributes, history } => {
+                self.create(None, members, title.as_ref(), attributes.as_ref(), *history)
+            }
+            Command::Add { users, role } => self.add(users, *role),
+            Command::Remove { users } => self.take_out(users),
+            Command::Update { title, attributes } => {
+                let info = self.living_group()?;
+                self.rename(None, title.as_ref(), attributes.as_ref(), info);
+                Ok(ok(self.draft.head_seq()))
+            }
+            Command::Dissolve => self.dissolve(),
+            Command::Depart { user } => self.depart(user),
+            Command::Withdraw { user, targets } => self.withdraw(user, targets).await,
+        }
+    }
+
+    fn existing(&self) -> Decision<Info> {
+        self.conversation.info.clone().ok_or_else(|| ErrorCode::NotFound.into())
+    }
+
+    /// A group that is not over; in a direct conversation nobody comes or goes.
+    fn living_group(&self) -> Decision<Info> {
+        let info = self.existing()?;
+        match (info.direct, info.dissolved) {
+            (true, _) => Err(ErrorCode::Forbidden.into()),
+            (_, true) => Err(ErrorCode::Gone.into()),
+            _ => Ok(info),
+        }
+    }
+
+    fn add(&mut self, users: &[UserId], role: Option<Role>) -> Decision<AnswerBody> {
+        let info = self.living_group()?;
+        if role == Some(Role::Owner) && users.len() != 1 {
+            return Err(Refusal::field("role").into());
+        }
+        let before = self.owner();
+        self.join_all(None, users, role.unwrap_or(Role::Member), info);
+        let Some(role) = role else { return Ok(ok(self.draft.head_seq())) };
+        if let (Role::Owner, Some(before), [user]) = (role, before, users)
+            && before != *user
+        {
+            self.give_role(None, &before, Role::Admin);
+        }
+        for user in users {
+            if self.conversation.member(user).is_some_and(|member| member.role != role) {
+                self.give_role(None, user, role);
+            }
+        }
+        Ok(ok(self.draft.head_seq()))
+    }
+
+    fn owner(&self) -> Option<UserId> {
+        let is_owner = |member: &Member| member.present() && member.role == Role::Owner;
+        self.conversation.everyone().find(|(_, member)| is_owner(member)).map(|(user, _)| user.clone())
+    }
+
+    fn take_out(&mut self, users: &[UserId]) -> Decision<AnswerBody> {
+        self.living_group()?;
+        let owner = self.owner();
+        for user in users {
+            self.end_stay(MemberChange::Removed, None, user);
+        }
+        let last = self.draft.head_seq();
+        if owner.is_some_and(|owner| users.contains(&owner)) {
+            self.find_new_owner(None);
+        }
+        Ok(ok(last))
+    }
+
+    fn dissolve(&mut self) -> Decision<AnswerBody> {
+        let info = self.existing()?;
+        if info.dissolved {
+            return Ok(ok(self.draft.head_seq()));
+        }
+        if info.direct {
+            return Err(ErrorCode::Forbidden.into());
+        }
+        let present: Vec<_> =
+            self.conversation.roster().iter().map(|(user, member)| (user.clone(), (**member).clone())).collect();
+        let conv_seq = self.changed(Kind::Dissolved, None, ConversationChange::Dissolved);
+        for (user, mut member) in present {
+            member.leave(conv_seq, AsLeft { members_count: 0, title: info.title.clone() });
+            self.set_member(&user, member);
+        }
+        self.set_info(Info { members_count: 0, dissolved: true, ..info });
+        Ok(ok(conv_seq))
+    }
+
+    fn depart(&mut self, user: &UserId) -> Decision<AnswerBody> {
+        self.existing()?;
+        let owned = self.owner().as_ref() == Some(user);
+        self.end_stay(MemberChange::Left, Some(user), user);
+        let last = self.draft.head_seq();
+        if owned {
+            self.find_new_owner(Some(user));
+        }
+        Ok(ok(last))
+    }
+
+    async fn withdraw(&mut self, user: &UserId, targets: &[u64]) -> Decision<AnswerBody> {
+        self.existing()?;
+        for target in targets {
+            self.recall_own(user, *target).await?;
+        }
+        Ok(ok(self.draft.head_seq()))
+    }
+}
