@@ -15,6 +15,9 @@ use crate::stats::Report;
 use crate::target::Target;
 use crate::{group, oneone};
 
+/// Messages unanswered at a time and sender, unless more are asked for.
+const OUTSTANDING: usize = 4;
+
 /// `crash`
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
@@ -48,7 +51,11 @@ pub(crate) async fn run(args: &Args, target: &mut Target, seed: u64) -> Result<R
     let pairs = oneone::Args { pairs: args.pairs, timing: args.timing.clone() };
     let group = group::Args { members: args.members, senders: args.senders, timing: args.timing.clone() };
     let group = group::load(&group, kills.clone(), &target.door()).await?;
-    let load = oneone::load(&pairs, kills)?.join(group)?;
+    let mut load = oneone::load(&pairs, kills)?.join(group)?;
+    for sending in load.parts.iter_mut().filter_map(|part| part.sending.as_mut()) {
+        // With a rate, too: what waited while the server was down must not come as one flood.
+        sending.outstanding = sending.outstanding.min(OUTSTANDING.max(args.timing.outstanding));
+    }
     load.run(target).await?.into_report(&mut report);
     if let Some(finished) = target.recovered_fan_outs() {
         report.count("interrupted_fan_outs_finished", finished);
@@ -67,7 +74,7 @@ impl Args {
     /// Devices must not be reset for being away, and small buffers make checkpoints, flushes and
     /// compactions frequent, so that they are killed too.
     pub(crate) fn server_flags(&self) -> Vec<String> {
-        vec!["--sync-max-entries=20000".into(), "--store-buffer=1024".into()]
+        vec!["--sync-max-entries=1000000".into(), "--store-buffer=1024".into()]
     }
 }
 

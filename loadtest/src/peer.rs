@@ -93,10 +93,14 @@ impl Peer {
                     self.judge();
                     return Ok(self.outcome);
                 }
-                Err(error) if self.part.reconnect && *phase.borrow() != Phase::End => {
+                Err(mut error) if self.part.reconnect && *phase.borrow() != Phase::End => loop {
                     wire = self.come_back(error).await?;
-                    self.resend(&mut wire).await?;
-                }
+                    // The server may be killed again before anything is resent.
+                    match self.resend(&mut wire).await {
+                        Ok(()) => break,
+                        Err(lost) => error = lost,
+                    }
+                },
                 Err(error) => return Err(error.context(format!("user {}", self.part.user))),
             }
         }
