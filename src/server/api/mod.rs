@@ -4,7 +4,7 @@
 //!   key ── permit ── body ──► a route of the table ──► engine ──► JSON, or an error in the protocol's form
 //! ```
 //!
-//! One table of routes ([`table::ROUTES`]) makes the router and the OpenAPI document, so that neither can
+//! One table of routes (`table::ROUTES`) makes the router and the OpenAPI document, so that neither can
 //! say what the other does not. It must not log contents or keys. How it can hurt: whoever holds a key may
 //! do everything to everybody, so keys are compared in constant time and without one there is no API at all.
 
