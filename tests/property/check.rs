@@ -316,6 +316,12 @@ pub async fn members(model: &Model, engine: &Engine, user: &UserId, conv: &Conv,
         }
     }
     listed.sort_by(|a, b| a.user_id.cmp(&b.user_id));
+    // The receipt is there before the reading it tells of: whoever has the one is told no less.
+    let receipt = model.user(user).own(&conv.id).receipt;
+    let told_read = |id: &UserId| {
+        let read = model.user(id).own(&conv.id).read_seq;
+        if conv.direct && id != user { read.max(receipt) } else { read }
+    };
     let due: Vec<_> = conv
         .present()
         .map(|(id, member)| MemberInfo {
@@ -323,7 +329,7 @@ pub async fn members(model: &Model, engine: &Engine, user: &UserId, conv: &Conv,
             joined_at: member.joined_at,
             join_seq: member.stays.last().expect("a stay").0,
             role: member.role,
-            read_seq: model.user(id).own(&conv.id).read_seq,
+            read_seq: told_read(id),
         })
         .collect();
     ensure(listed == due, || format!("{user}: members of {}: {listed:#?}\ndue is {due:#?}", conv.id))
