@@ -71,7 +71,7 @@ impl Inner {
         for (key, body) in self.erasures_of(timeline, &place).await? {
             self.erase(timeline, id, unsigned(Some(key.n)), &body).await?;
         }
-        let (mut from, before) = (Key::first(Section::State, 0), Key::beyond(Section::Device, u64::MAX));
+        let (mut from, before) = (Key::first(Section::State, 0), Key { section: ERASURE, n: 0, id: String::new() });
         loop {
             let rows = self.rows_with_ttl(timeline, bucket, &from, &before, ROWS).await?;
             let next = rows.last().filter(|_| rows.len() == ROWS).map(|(key, ..)| key.clone().successor());

@@ -10,7 +10,16 @@ use crate::store::{RowKey, Section, TimelineId};
 /// `section` of the row that is written first in every partition.
 pub(super) const ANCHOR: i8 = -1;
 /// `section` of erasures that still have to reach an older bucket; n = the entry, value = what it becomes.
-pub(super) const ERASURE: i8 = 18;
+/// Beyond all sections of the contract, of which each takes two numbers.
+pub(super) const ERASURE: i8 = 100;
+
+const _: () = {
+    let mut index = 0;
+    while index < Section::ALL.len() {
+        assert!(Section::ALL[index] as i8 * 2 + 1 < ERASURE, "a section would be taken for erasures");
+        index += 1;
+    }
+};
 
 /// One bound value.
 #[derive(Debug, Clone, Copy)]
