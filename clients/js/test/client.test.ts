@@ -131,6 +131,35 @@ for (const [name, make] of [
   });
 }
 
+test("what the application loaded before the list came is asked for its deletes too", async () => {
+  const line = new Line();
+  const client = line.client({ preload: Infinity });
+  const is = (type: string) => (frame: Frame): boolean => frame.type === type;
+  await welcomed(line, client, { head_seq: 70 });
+  line.send(sync(70, 70));
+  const list = await line.next(is("conversations"));
+  const asking = client.history("d:alice:bob");
+  const page = await line.next(is("history"));
+  line.send({ type: "history", id: page.id, entries: [{ ...message(1), reactions: [] }], complete: true, head_seq: 2 });
+  await asking;
+  line.send({ type: "conversations", id: list.id, conversations: [{
+    conv_id: "d:alice:bob", kind: "direct", head_seq: 2, last_at: 1, read_seq: 0, unread: 1, join_seq: 1, large: false,
+    members_count: 2, settings: { muted: false, pinned: false, hidden: false },
+  }] });
+  const changes = await line.next(is("changes"));
+  assert.equal(changes.since, 0);
+  line.send({ type: "changes", id: changes.id, recalled: [], edited: [], reacted: [], up_to: 2, more: false, deleted: [[2, 2]],
+    cleared_up_to: 0 });
+  const members = await line.next(is("members"));
+  line.send({ type: "members", id: members.id, members: [
+    { user_id: "bob", joined_at: 1, join_seq: 1, role: "member", read_seq: 1 },
+  ] });
+  await until("live", () => client.status === "live");
+  const shown = viewOf(client.state)["d:alice:bob"];
+  assert.deepEqual([shown?.deleted, shown?.peer_read_up_to], [[[2, 2]], 1]);
+  await client.close();
+});
+
 test("a message the outbox cannot take is refused at once", async () => {
   const line = new Line();
   const client = line.client();
