@@ -67,7 +67,7 @@ struct Watched {
     /// A look at him is due.
     looking: bool,
     /// Of what other nodes tell of him.
-    _subscription: Option<Subscription>,
+    subscription: Option<Subscription>,
 }
 
 #[derive(Clone)]
@@ -120,9 +120,12 @@ impl Board {
         // Watched first, then looked at: what changes in between is told.
         ears.watch(self, users.iter().zip(&known).filter(|(_, known)| **known).map(|(user, _)| user.clone()));
         let look = |(user, known): (UserId, bool)| async move {
+            if known {
+                self.heard(&user).await;
+            }
             let online = known && self.hub.is_online(&user).await;
-            if known && let Some(mut watched) = self.users.get_mut(&user) {
-                watched.told.get_or_insert(online);
+            if known {
+                self.tell_state(&user, online);
             }
             let seen = if known && !online { self.engine.last_seen(&user).await } else { None };
             UserPresence { user_id: user, online, last_seen_at: seen }
@@ -159,8 +162,22 @@ impl Board {
             None => return,
         }
         let online = self.hub.is_online(user).await;
+        self.tell_state(user, online);
+    }
+
+    /// Waits a moment until what other nodes tell of a watched user comes here.
+    async fn heard(&self, user: &UserId) {
+        let watched = self.users.get(user);
+        let stands = watched.and_then(|watched| watched.subscription.as_ref().map(Subscription::stands));
+        if let Some(stands) = stands {
+            stands.wait(SETTLE).await;
+        }
+    }
+
+    /// Tells watchers unless that is what they were told last. Whoever watches first asks himself.
+    fn tell_state(&self, user: &UserId, online: bool) {
         let Some(mut watched) = self.users.get_mut(user) else { return };
-        if watched.told.replace(online) == Some(online) {
+        if watched.told.replace(online).is_none_or(|told| told == online) {
             return;
         }
         let watchers = watched.watchers.clone();
@@ -184,7 +201,7 @@ impl Board {
     fn watch(&self, user: &UserId, watcher: Watcher) {
         let mut watched = self.users.entry(user.clone()).or_default();
         if watched.watchers.is_empty() && !self.hub.bus().is_alone() {
-            watched._subscription = Some(self.subscribe(user));
+            watched.subscription = Some(self.subscribe(user));
         }
         watched.watchers.push(watcher);
     }
