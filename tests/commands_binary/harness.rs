@@ -1,6 +1,6 @@
 //! The program as a child process that ends with the test, and a client of a few lines.
 
-#![allow(unreachable_pub)]
+#![allow(unreachable_pub, dead_code, reason = "shared by tests that use parts of it")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -28,6 +28,11 @@ fn everline() -> Command {
     // Nothing of the machine the test runs on.
     command.env_clear().env("NO_COLOR", "1").current_dir(std::env::temp_dir());
     command
+}
+
+/// A command under way, to be killed.
+pub fn start(args: &[&str]) -> Child {
+    everline().args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
 /// Runs a command to its end.
@@ -127,14 +132,45 @@ impl Peer {
     }
 
     pub async fn hello(addr: &str, user: &str, token: &str) -> Self {
+        let hello = json!({"type": "hello", "id": "hello", "token": token, "device_id": "phone"});
+        Self::hello_as(addr, user, hello).await.0
+    }
+
+    /// Comes back with a cursor; what `welcome` says.
+    pub async fn resume(addr: &str, user: &str, epoch: &str, seq: u64) -> (Self, Value) {
+        let token = run(&["token", "--jwt-secret", SECRET, "--user", user]);
+        let cursor = json!({"epoch": epoch, "seq": seq});
+        let token = token.stdout.trim();
+        let hello = json!({"type": "hello", "id": "hello", "token": token, "device_id": "phone", "cursor": cursor});
+        Self::hello_as(addr, user, hello).await
+    }
+
+    async fn hello_as(addr: &str, user: &str, hello: Value) -> (Self, Value) {
         let mut request = format!("ws://{addr}/v1/ws").into_client_request().unwrap();
         request.headers_mut().insert("Sec-WebSocket-Protocol", "everline.v1.json".parse().unwrap());
         let (socket, _) = connect_async(request).await.unwrap();
         let mut this = Self { socket, epoch: String::new() };
-        let welcome = this.ask(json!({"type": "hello", "id": "hello", "token": token, "device_id": "phone"})).await;
+        let welcome = this.ask(hello).await;
         assert_eq!((&welcome["type"], &welcome["user_id"]), (&json!("welcome"), &json!(user)), "{welcome}");
         this.epoch = welcome["epoch"].as_str().unwrap().to_owned();
-        this
+        (this, welcome)
+    }
+
+    /// Numbers of all entries that come, up to the frame that says `live`.
+    pub async fn until_live(&mut self) -> Vec<u64> {
+        let mut seqs = Vec::new();
+        loop {
+            let Message::Text(frame) = self.socket.next().await.unwrap().unwrap() else { continue };
+            let frame: Value = serde_json::from_str(&frame).unwrap();
+            if frame["type"] != "sync" {
+                continue;
+            }
+            seqs.extend(frame["entries"].as_array().unwrap().iter().map(|entry| entry["seq"].as_u64().unwrap()));
+            self.write(&json!({"type": "ack", "seq": frame["to_seq"]})).await;
+            if frame["live"] == true {
+                return seqs;
+            }
+        }
     }
 
     /// Sends a request and waits for its answer; acknowledges what comes meanwhile.
