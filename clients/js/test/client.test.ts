@@ -160,6 +160,37 @@ test("what the application loaded before the list came is asked for its deletes 
   await client.close();
 });
 
+test("answers that come behind the own entry do not touch the next message", async () => {
+  const line = new Line();
+  const client = line.client();
+  await welcomed(line, client);
+  line.send(sync(0, 0));
+  await until("live", () => client.status === "live");
+  const keys: string[] = [];
+  for (let n = 0; n < 3; n += 1) keys.push((await client.queue({ to: { to: "bob" }, body: { n } })).clientMsgId);
+  const is = (type: string) => (frame: Frame): boolean => frame.type === type;
+  const error = (id: unknown): Frame => ({
+    type: "error", id, code: "unavailable", message: "", retryable: true, retry_after_ms: 0, field: null,
+  });
+  let asked = await line.next(is("send"));
+  for (const [at, late] of ["sent", "unavailable"].entries()) {
+    assert.equal(asked.client_msg_id, keys[at]);
+    const own = { ...message(at + 1), sender_id: "alice", client_msg_id: keys[at] };
+    line.send({ type: "sync", from_seq: at, to_seq: at + 1, live: true, entries: [own] });
+    const next = await line.next(is("send"));
+    assert.equal(next.client_msg_id, keys[at + 1]);
+    if (late === "sent") {
+      line.send({ type: "sent", id: asked.id, conv_id: "d:alice:bob", conv_seq: at + 1, sent_at: 1, duplicate: false });
+    } else {
+      line.send(error(asked.id));
+    }
+    line.send({ type: "ping", head_seq: at + 1 });
+    assert.equal((await line.next((frame) => frame.type !== "ack")).type, "pong", `twice at once, behind ${late}`);
+    asked = next;
+  }
+  await client.close();
+});
+
 test("a message the outbox cannot take is refused at once", async () => {
   const line = new Line();
   const client = line.client();
