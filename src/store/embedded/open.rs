@@ -23,6 +23,7 @@ use super::queue::Queue;
 use super::record::{self, Record};
 use super::seal::{self, Broken};
 use super::shared::{Limits, Shared};
+use super::torn::{self, Refused};
 use super::values::{self, Marker};
 use super::witness::{self, Witness};
 
@@ -31,8 +32,9 @@ pub(super) const FORMAT: u32 = 1;
 /// Digits of an epoch: without those that look like others.
 const DIGITS: &[u8; 32] = b"abcdefghjkmnpqrstuvwxyz023456789";
 const EPOCH_LEN: usize = 12;
-/// Present in a directory that the engine has finished creating.
+/// In a directory that the engine has finished creating, this file holds these bytes.
 const ENGINE_MARKER: &str = "version";
+const ENGINE_VERSION: &[u8] = b"FJL\x03";
 
 /// Why a directory was not opened. Each prints as one line.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -80,6 +82,7 @@ pub(super) fn open(options: &Options) -> Result<Opened, OpenError> {
     let dir = Dir(&options.dir);
     dir.prepare()?;
     dir.seal()?;
+    dir.torn()?;
     let disk = dir.engine(options)?;
     let epoch = dir.meta(&disk)?;
     let marker = dir.marker(&disk)?;
@@ -140,7 +143,7 @@ impl Dir<'_> {
 
     /// Creates the directory, or clears what a creation that was interrupted has left.
     fn prepare(&self) -> Result<(), OpenError> {
-        if self.0.join(ENGINE_MARKER).exists() {
+        if self.is_created().map_err(|error| self.io(&error))? {
             return Ok(());
         }
         self.make().map_err(|error| self.io(&error))?;
@@ -148,19 +151,32 @@ impl Dir<'_> {
         let lock = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(self.0.join("lock"));
         let lock = lock.map_err(|error| self.io(&error))?;
         lock.try_lock().map_err(|_| OpenError::Locked(self.name()))?;
-        let leftovers = ["lock", "0.jnl", "keyspaces"];
+        let files = ["0.jnl", ENGINE_MARKER];
+        let leftovers = ["lock", "keyspaces"].into_iter().chain(files);
         let listing = std::fs::read_dir(self.0).map_err(|error| self.io(&error))?;
         for found in listing {
             let name = found.map_err(|error| self.io(&error))?.file_name();
-            if !leftovers.iter().any(|known| name == **known) {
+            if !leftovers.clone().any(|known| name == *known) {
                 return Err(OpenError::Foreign(self.name()));
             }
         }
-        let journal = self.0.join("0.jnl");
-        if journal.exists() {
-            std::fs::remove_file(journal).map_err(|error| self.io(&error))?;
+        for path in files.map(|name| self.0.join(name)).iter().filter(|path| path.exists()) {
+            std::fs::remove_file(path).map_err(|error| self.io(&error))?;
         }
         Ok(())
+    }
+
+    /// Whether the engine has finished creating it. The marker is the last thing written, and nothing else
+    /// of ours stands beside one that power loss has left unfinished.
+    fn is_created(&self) -> std::io::Result<bool> {
+        let marker = match std::fs::read(self.0.join(ENGINE_MARKER)) {
+            Ok(marker) => marker,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let written = marker.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        let is_unfinished = written < ENGINE_VERSION.len() && ENGINE_VERSION.starts_with(&marker[..written]);
+        Ok(!is_unfinished || witness::path(self.0).exists())
     }
 
     /// Makes the directory, with those above it, durably: a name lost with the power is a lost store.
@@ -185,6 +201,18 @@ impl Dir<'_> {
 
     fn other_format(&self, number: impl std::fmt::Display) -> OpenError {
         OpenError::Format(self.name(), format!("{number}, this version reads {FORMAT}"))
+    }
+
+    /// Cuts off what power loss has left of a write that nobody was told of.
+    fn torn(&self) -> Result<(), OpenError> {
+        let seen = match witness::path(self.0).exists() {
+            true => Witness::open(self.0).and_then(|mut witness| witness.read()).map_err(|error| self.io(&error))?,
+            false => None,
+        };
+        torn::cut(self.0, seen.map_or(0, |seen| seen.commit_no)).map_err(|refused| match refused {
+            Refused::Damaged(what) => self.damaged(what),
+            Refused::Io(error) => self.io(&error),
+        })
     }
 
     /// The engine may panic over files it did not expect; that is damage like any other.
