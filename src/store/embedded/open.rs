@@ -32,9 +32,11 @@ pub(super) const FORMAT: u32 = 1;
 /// Digits of an epoch: without those that look like others.
 const DIGITS: &[u8; 32] = b"abcdefghjkmnpqrstuvwxyz023456789";
 const EPOCH_LEN: usize = 12;
-/// In a directory that the engine has finished creating, this file holds these bytes.
+/// Present in a directory that the engine has created.
 const ENGINE_MARKER: &str = "version";
-const ENGINE_VERSION: &[u8] = b"FJL\x03";
+/// There from before the engine makes its first file until all of it is durable: what stands beside it is of
+/// no use. The engine itself confuses keyspaces if it goes on with a part of what it had made.
+const CREATING: &str = "creating";
 
 /// Why a directory was not opened. Each prints as one line.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -141,9 +143,10 @@ impl Dir<'_> {
         }
     }
 
-    /// Creates the directory, or clears what a creation that was interrupted has left.
+    /// Makes a new directory ready for the engine; clears what a creation that was interrupted has left.
     fn prepare(&self) -> Result<(), OpenError> {
-        if self.is_created().map_err(|error| self.io(&error))? {
+        let is_unfinished = self.0.join(CREATING).exists();
+        if !is_unfinished && self.0.join(ENGINE_MARKER).exists() {
             return Ok(());
         }
         self.make().map_err(|error| self.io(&error))?;
@@ -151,32 +154,31 @@ impl Dir<'_> {
         let lock = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(self.0.join("lock"));
         let lock = lock.map_err(|error| self.io(&error))?;
         lock.try_lock().map_err(|_| OpenError::Locked(self.name()))?;
-        let files = ["0.jnl", ENGINE_MARKER];
-        let leftovers = ["lock", "keyspaces"].into_iter().chain(files);
-        let listing = std::fs::read_dir(self.0).map_err(|error| self.io(&error))?;
-        for found in listing {
-            let name = found.map_err(|error| self.io(&error))?.file_name();
-            if !leftovers.clone().any(|known| name == *known) {
-                return Err(OpenError::Foreign(self.name()));
+        let listing = std::fs::read_dir(self.0).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
+        for found in listing.map_err(|error| self.io(&error))? {
+            let (name, path) = (found.file_name(), found.path());
+            let is_ours = is_unfinished && (name == ENGINE_MARKER || path.extension().is_some_and(|end| end == "jnl"));
+            match name.to_str() {
+                Some("lock" | CREATING) => Ok(()),
+                Some("keyspaces") if is_unfinished => std::fs::remove_dir_all(path),
+                _ if is_ours => std::fs::remove_file(path),
+                _ => return Err(OpenError::Foreign(self.name())),
             }
+            .map_err(|error| self.io(&error))?;
         }
-        for path in files.map(|name| self.0.join(name)).iter().filter(|path| path.exists()) {
-            std::fs::remove_file(path).map_err(|error| self.io(&error))?;
-        }
-        Ok(())
+        let begin = || std::fs::File::create(self.0.join(CREATING))?.sync_all().and_then(|()| self.sync());
+        begin().map_err(|error| self.io(&error))
     }
 
-    /// Whether the engine has finished creating it. The marker is the last thing written, and nothing else
-    /// of ours stands beside one that power loss has left unfinished.
-    fn is_created(&self) -> std::io::Result<bool> {
-        let marker = match std::fs::read(self.0.join(ENGINE_MARKER)) {
-            Ok(marker) => marker,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(error),
-        };
-        let written = marker.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        let is_unfinished = written < ENGINE_VERSION.len() && ENGINE_VERSION.starts_with(&marker[..written]);
-        Ok(!is_unfinished || witness::path(self.0).exists())
+    /// Everything the engine has made is durable.
+    fn created(&self) -> std::io::Result<()> {
+        std::fs::remove_file(self.0.join(CREATING))?;
+        self.sync()
+    }
+
+    /// Makes the names in it durable.
+    fn sync(&self) -> std::io::Result<()> {
+        std::fs::File::open(self.0)?.sync_all()
     }
 
     /// Makes the directory, with those above it, durably: a name lost with the power is a lost store.
@@ -228,14 +230,13 @@ impl Dir<'_> {
     /// Checks the format and gives the epoch; a new directory gets both.
     fn meta(&self, disk: &Disk) -> Result<String, OpenError> {
         let get = |key| disk.meta.get(key).map_err(|error| self.engine_error(&error));
-        let Some(format) = get(keys::META_FORMAT)? else {
-            if disk.all().iter().any(|keyspace| !keyspace.is_empty().unwrap_or(false)) {
-                return Err(self.damaged("meta at key format is missing"));
-            }
+        if self.0.join(CREATING).exists() {
             let epoch = new_epoch();
             write_meta(disk, &epoch).map_err(|error| self.engine_error(&error))?;
+            self.created().map_err(|error| self.io(&error))?;
             return Ok(epoch);
-        };
+        }
+        let format = get(keys::META_FORMAT)?.ok_or_else(|| self.damaged("meta at key format is missing"))?;
         if *format != FORMAT.to_be_bytes() {
             let number = <[u8; 4]>::try_from(&*format).map(u32::from_be_bytes);
             let what = number.map_or_else(|_| "not a number".to_owned(), |number| number.to_string());
