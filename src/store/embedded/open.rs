@@ -211,10 +211,16 @@ impl Dir<'_> {
             true => Witness::open(self.0).and_then(|mut witness| witness.read()).map_err(|error| self.io(&error))?,
             false => None,
         };
-        torn::cut(self.0, seen.map_or(0, |seen| seen.commit_no)).map_err(|refused| match refused {
+        let seen = seen.map_or(0, |seen| seen.commit_no);
+        torn::cut(self.0, seen).map_err(|refused| match refused {
             Refused::Damaged(what) => self.damaged(what),
+            Refused::Lost(first) => self.lost(first, seen),
             Refused::Io(error) => self.io(&error),
         })
+    }
+
+    fn lost(&self, first: u64, last: u64) -> OpenError {
+        OpenError::Lost { dir: self.name(), first, last, witness: witness::path(self.0).display().to_string() }
     }
 
     /// The engine may panic over files it did not expect; that is damage like any other.
@@ -321,12 +327,7 @@ impl Dir<'_> {
         let seen = witness.read().map_err(|error| self.io(&error))?;
         let Some(seen) = seen else { return Ok(witness) };
         if seen.commit_no > end.commit_no {
-            return Err(OpenError::Lost {
-                dir: self.name(),
-                first: end.commit_no + 1,
-                last: seen.commit_no,
-                witness: witness::path(self.0).display().to_string(),
-            });
+            return Err(self.lost(end.commit_no + 1, seen.commit_no));
         }
         if seen.commit_no == end.commit_no && seen.hash != end.hash {
             return Err(self.damaged(format!("journal record {} is another than was written", seen.commit_no)));

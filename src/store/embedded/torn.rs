@@ -1,9 +1,9 @@
 //! A torn end of the engine's write-ahead file, cut off before the engine reads it.
 //!
-//! Power lost between write and fsync leaves any of the sectors of the last batches. The engine cuts them
-//! off where one cannot be read, but refuses the whole file where only a value of one is missing: then its
-//! checksum differs. Such a batch was acknowledged to nobody, unless it is damage of another kind: what
-//! the witness has seen among or behind it is never cut.
+//! Power lost between write and fsync leaves any of the sectors of the last batches. The engine cuts off
+//! what it cannot parse, whatever it was, but refuses the file where only a value lacks a sector, for its
+//! checksum, and takes a damaged length for a length. Such a batch was acknowledged to nobody, unless it
+//! is damage of another kind: what the witness has seen is never cut.
 //!
 //! ```text
 //! file  := batch ... zeros
@@ -32,6 +32,8 @@ const END: u8 = 3;
 pub(super) enum Refused {
     /// Something acknowledged would have gone: what and where.
     Damaged(String),
+    /// The file ends before the last journal record that was acknowledged; this is the first one missing.
+    Lost(u64),
     Io(io::Error),
 }
 
@@ -41,16 +43,22 @@ impl From<io::Error> for Refused {
     }
 }
 
-/// Cuts the newest write-ahead file of a directory before its first batch with a wrong checksum, unless
-/// that or something behind it was durable. `seen` is the last journal record known to have been.
+/// Cuts the newest write-ahead file of a directory before its first batch that is not whole, unless that or
+/// something behind it was durable. `seen` is the last journal record known to have been.
 pub(super) fn cut(dir: &Path, seen: u64) -> Result<(), Refused> {
     let Some(path) = newest(dir)? else { return Ok(()) };
     let bytes = fs::read(&path)?;
-    let Some(at) = first_wrong(&bytes) else { return Ok(()) };
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let (at, end) = whole_up_to(&bytes);
+    if end == End::Clean {
+        return Ok(());
+    }
     let (good, torn) = bytes.split_at(at);
-    if records(good).last().is_some_and(|last| last < seen) || was_durable(torn, seen) {
-        return Err(Refused::Damaged(format!("{name} at byte {at}: checksum of a batch that was acknowledged")));
+    let missing = records(good).last().map(|last| last + 1).filter(|missing| *missing <= seen);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    match (end, missing) {
+        (End::Unreadable, Some(missing)) => return Err(Refused::Lost(missing)),
+        (_, None) if !was_durable(torn, seen) => {}
+        _ => return Err(Refused::Damaged(format!("{name} at byte {at}: checksum of a batch that was acknowledged"))),
     }
     let file = OpenOptions::new().write(true).open(&path)?;
     file.set_len(at as u64)?;
@@ -123,15 +131,35 @@ fn item<'a>(reader: &mut Reader<'a>) -> Option<&'a [u8]> {
     Some(key)
 }
 
-/// Where the first batch with a wrong checksum begins.
-fn first_wrong(bytes: &[u8]) -> Option<usize> {
+/// What stands behind the whole batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Nothing, or the zeros of a file allocated ahead.
+    Clean,
+    /// A batch with another checksum than it says.
+    WrongSum,
+    /// No batch.
+    Unreadable,
+}
+
+/// The length of the whole batches at the beginning, and what follows.
+fn whole_up_to(bytes: &[u8]) -> (usize, End) {
     let mut reader = Reader::new(bytes);
     loop {
-        let at = bytes.len() - reader.rest().len();
-        if !batch(&mut reader)?.is_whole {
-            return Some(at);
+        let rest = reader.rest();
+        let at = bytes.len() - rest.len();
+        match batch(&mut reader) {
+            Some(batch) if batch.is_whole => {}
+            Some(_) => return (at, End::WrongSum),
+            None if is_zeros(rest) => return (at, End::Clean),
+            None => return (at, End::Unreadable),
         }
     }
+}
+
+fn is_zeros(bytes: &[u8]) -> bool {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    bytes.chunks(ZEROS.len()).all(|chunk| ZEROS.starts_with(chunk))
 }
 
 /// Numbers of the journal records in whole batches. Only their keys are such that eight bytes are a number
