@@ -7,7 +7,7 @@ mod client_fake;
 use client_fake::*;
 use everline::client::state::Loading;
 use everline::client::*;
-use everline::protocol::MsgId;
+use everline::protocol::{HistoryFrom, MsgId, Request};
 use serde_json::{Value, json};
 
 fn changes(request: &Value, up_to: u64, recalled: Value, deleted: Value) -> Value {
@@ -276,4 +276,36 @@ async fn a_fresh_device_preloads_what_it_was_told_to() {
     let held = &state.conversations[&conv()];
     assert_eq!((held.messages.len(), held.complete_from, held.peer_read_seq), (4, Some(6), 6));
     assert_eq!(state.unread(&conv()), 4);
+}
+
+#[tokio::test]
+async fn what_the_application_loaded_before_the_list_came_is_asked_for_its_deletes_too() {
+    let (fake, cache) = (Fake::new().await, MemoryCache::default());
+    let (client, _events) = connect(&fake, &cache, Preload::History(u32::MAX));
+    let mut peer = fake.accept().await;
+    peer.send(welcome(&peer.hello.clone(), "fresh", 70)).await;
+    peer.send(sync(70, 70, true, json!([]))).await;
+    let list_asked = peer.expect("conversations").await;
+    let newest = Request::History { conv_id: conv(), from: HistoryFrom::Newest, limit: 30 };
+    let asking = {
+        let client = client.clone();
+        tokio::spawn(async move { client.request(newest).await })
+    };
+    let page = peer.expect("history").await;
+    peer.send(history(&page, &[1, 3], None, 3)).await;
+    asking.await.unwrap().unwrap();
+    peer.send(list(&list_asked, json!([row(3, 2)]))).await;
+    let ask = peer.expect("changes").await;
+    assert_eq!(ask["since"], 0);
+    peer.send(changes(&ask, 3, json!([]), json!([[2, 2]]))).await;
+    let ask = peer.expect("members").await;
+    peer.send(json!({"type":"members","id":ask["id"],"members":[
+        {"user_id":"alice","joined_at":1,"join_seq":1,"role":"member","read_seq":0},
+        {"user_id":"bob","joined_at":1,"join_seq":1,"role":"member","read_seq":3}]}))
+        .await;
+    until_live(&client).await;
+    let state = client.state().await.unwrap();
+    let held = &state.conversations[&conv()];
+    assert_eq!(held.deleted.as_slice(), [everline::protocol::Range { from: 2, to: 2 }]);
+    assert_eq!((held.messages.len(), held.peer_read_seq), (2, 3));
 }

@@ -191,12 +191,12 @@ impl Session<'_> {
                 }
                 let _ = reply.send(Ok(body));
             }
-            Waiting::Outbox { conv_id, id } => {
-                self.sender.release(&conv_id);
+            Waiting::Outbox { conv_id: held, id } => {
                 let AnswerBody::Sent { conv_id, conv_seq, sent_at, duplicate } = body else {
                     return Err(End::Lost("bad answer"));
                 };
                 if self.core.accept(&id) {
+                    self.sender.release(&held);
                     self.core.save(Some(&BTreeSet::new()), true).await?;
                     self.core.tell_sent(id, Sent { conv_id, conv_seq, sent_at, duplicate });
                 }
@@ -230,6 +230,8 @@ impl Session<'_> {
             Waiting::User(_, reply, _) => {
                 let _ = reply.send(Err(RequestError::Refused(error)));
             }
+            // Its entry was here first: the next message may be under way, and must neither wait nor go twice.
+            Waiting::Outbox { id, .. } if self.core.outbox.get(&id).is_none() => {}
             Waiting::Outbox { conv_id, .. } if later => {
                 let attempt = self.sender.attempt(&conv_id);
                 let wait = self.wait(&error, attempt);

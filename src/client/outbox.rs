@@ -145,7 +145,7 @@ impl Sender {
         now: tokio::time::Instant,
         limit: usize,
     ) -> Vec<OutboxItem> {
-        self.holds.retain(|_, hold| *hold == Hold::UnderWay || !matches!(hold, Hold::Until(at) if *at <= now));
+        self.lift(now);
         let mut ready = Vec::new();
         let mut seen = std::collections::BTreeSet::new();
         for item in outbox.iter() {
@@ -159,6 +159,12 @@ impl Sender {
             }
         }
         ready
+    }
+
+    /// Takes away the holds that are over, so that [`Sender::next_at`] is never in the past: whoever sleeps until
+    /// then would not sleep at all.
+    pub(super) fn lift(&mut self, now: tokio::time::Instant) {
+        self.holds.retain(|_, hold| !matches!(hold, Hold::Until(at) if *at <= now));
     }
 
     /// When the next held message may go.

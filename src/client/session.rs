@@ -178,6 +178,7 @@ impl<'a> Session<'a> {
         if self.load_at.is_some_and(|at| now >= at) {
             self.load_at = None;
         }
+        self.sender.lift(now);
         Ok(())
     }
 

@@ -72,6 +72,7 @@ promises! {
     rule_1_addressed::recovery_hands_over_what_the_fan_out_would_have notices [],
     rule_2_refusal::a_right_is_judged_again_after_a_refusal notices [RowsKeptAfterRefusal],
     rule_2_refusal::two_nodes_delivering_the_same_deliver_it_once notices [InboxKeptAfterRefusal, DeliveredIgnored],
+    rule_2_refusal::pipelined_messages_keep_their_order_around_one_that_another_node_made notices [],
     rule_2_refusal::an_unknown_commit_that_was_applied_is_ours notices [DoubtTakenForTheirs, RenumberedAfterUnknown],
     rule_2_refusal::an_edit_with_an_unknown_outcome_is_made_once notices [DoubtTakenForTheirs, RenumberedAfterUnknown],
     rule_2_refusal::an_unknown_commit_that_was_not_applied_is_decided_anew notices

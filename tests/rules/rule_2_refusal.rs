@@ -39,6 +39,23 @@ pub async fn two_nodes_delivering_the_same_deliver_it_once() -> Proof {
     all_delivered(&world, &conv)
 }
 
+/// A device's pipelined messages meet on another node one of them, tried again by another device.
+pub async fn pipelined_messages_keep_their_order_around_one_that_another_node_made() -> Proof {
+    let (world, a, b, conv) = World::two_nodes().await?;
+    let held = a.gate.hold(log_of(&conv), When::Before);
+    let [one, two, three] = ["m1", "m2", "m3"].map(|id| a.start("alice", send(&conv, id)));
+    held.reached().await;
+    ensure_eq!(b.send("alice", &conv, "m2").await?, (2, false), "the second, by another device");
+    held.release();
+    let mut places = Vec::new();
+    for started in [one, two, three] {
+        places.push(sent(answer(started).await?)?);
+    }
+    ensure_eq!(places, [(3, false), (2, true), (4, false)], "places of the three, and which were there");
+    rest().await;
+    all_delivered(&world, &conv)
+}
+
 /// The commit was applied, its answer lost; before it is sent again another node appends.
 pub async fn an_unknown_commit_that_was_applied_is_ours() -> Proof {
     let (world, a, b, conv) = World::two_nodes().await?;

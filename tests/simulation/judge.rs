@@ -129,27 +129,6 @@ impl Model {
         }
     }
 
-    /// A sender's pipelined messages keep their order.
-    fn judge_order(&self, stored: &Stored, wrong: &mut Vec<String>) {
-        // By connection and conversation: when asked, where it is now, its key.
-        type Line<'a> = Vec<(u64, u64, &'a MsgId)>;
-        let mut lines: BTreeMap<(usize, &ConvId), Line<'_>> = BTreeMap::new();
-        for ((user, conv, id), sent) in &self.sent {
-            let found = stored.logs.get(conv).and_then(|log| log.keys.get(&(user.clone(), id.clone())));
-            if let Some(seq) = found
-                && !sent.refused
-            {
-                lines.entry((sent.conn, conv)).or_default().push((sent.asked, *seq, id));
-            }
-        }
-        for ((conn, conv), mut line) in lines {
-            line.sort_unstable();
-            if !line.is_sorted_by_key(|(_, seq, _)| *seq) {
-                wrong.push(format!("conn {conn}: messages to {conv} were sent in another order: {line:?}"));
-            }
-        }
-    }
-
     /// A user's sync timeline: what devices were shown is what is stored; in order, once, whole.
     fn judge_sync(&self, user: &UserId, sync: &Sync, stored: &Stored, wrong: &mut Vec<String>) -> BTreeMap<u64, Item> {
         let mut known = sync.items.clone();

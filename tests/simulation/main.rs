@@ -14,7 +14,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, clippy::indexing_slicing, clippy::print_stderr)]
 #![allow(missing_docs, unreachable_pub)]
 
+mod answers;
 mod device;
+mod frames;
 mod house;
 mod judge;
 mod line;
@@ -26,6 +28,7 @@ mod quiet;
 mod rough;
 mod run;
 mod scenes;
+mod sends;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;

@@ -195,7 +195,7 @@ impl Run {
         let sent: Vec<Send> = {
             let model = self.house.model();
             let mut mine: Vec<_> = model.sent.iter().filter(|((sender, _, _), _)| sender == user).collect();
-            mine.sort_by_key(|(_, sent)| sent.asked);
+            mine.sort_by_key(|(_, sent)| sent.first_asked());
             mine.into_iter().rev().take(6).map(|(_, sent)| sent.send.clone()).collect()
         };
         match sent.choose(&mut self.rng) {

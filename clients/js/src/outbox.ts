@@ -38,6 +38,7 @@ export class Sender {
 
   /** The first message of each conversation that is not held, at most `limit` of them; they are held. */
   ready(outbox: OutboxItem[], me: string, now: number, limit: number): OutboxItem[] {
+    this.lift(now);
     const ready: OutboxItem[] = [];
     const seen = new Set<string>();
     for (const item of outbox) {
@@ -45,11 +46,17 @@ export class Sender {
       const convId = convIdOfItem(item, me);
       if (seen.has(convId)) continue;
       seen.add(convId);
-      if ((this.holds.get(convId) ?? 0) > now) continue;
+      if (this.holds.has(convId)) continue;
       this.holds.set(convId, Infinity);
       ready.push(item);
     }
     return ready;
+  }
+
+  /** Takes away the holds that are over, so that `nextAt` is never in the past: whoever sleeps until then would
+   *  not sleep at all. */
+  private lift(now: number): void {
+    for (const [convId, at] of this.holds) if (at <= now) this.holds.delete(convId);
   }
 
   /** When the next held message may go. */

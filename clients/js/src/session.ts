@@ -281,7 +281,7 @@ export class Session {
         this.core.after(() => waiting.reply.resolve(answer));
         return;
       case "outbox": {
-        this.sender.release(waiting.convId);
+        if (this.core.itemOf(waiting.clientMsgId)) this.sender.release(waiting.convId);
         if (answer.type !== "sent") throw new SessionEnd("bad answer", false);
         const sent: Sent = {
           convId: answer.conv_id, convSeq: answer.conv_seq, sentAt: answer.sent_at, duplicate: answer.duplicate,
@@ -330,6 +330,8 @@ export class Session {
       case "user":
         return this.core.after(() => waiting.reply.reject(new EverlineError("refused", error)));
       case "outbox":
+        // Its entry was here first: the next message may be under way, and must neither wait nor go twice.
+        if (!this.core.itemOf(waiting.clientMsgId)) return;
         if (later) return this.sender.hold(waiting.convId, wait);
         this.sender.release(waiting.convId);
         return this.core.giveUp(waiting.clientMsgId, new EverlineError("refused", error));

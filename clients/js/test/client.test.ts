@@ -131,6 +131,66 @@ for (const [name, make] of [
   });
 }
 
+test("what the application loaded before the list came is asked for its deletes too", async () => {
+  const line = new Line();
+  const client = line.client({ preload: Infinity });
+  const is = (type: string) => (frame: Frame): boolean => frame.type === type;
+  await welcomed(line, client, { head_seq: 70 });
+  line.send(sync(70, 70));
+  const list = await line.next(is("conversations"));
+  const asking = client.history("d:alice:bob");
+  const page = await line.next(is("history"));
+  line.send({ type: "history", id: page.id, entries: [{ ...message(1), reactions: [] }], complete: true, head_seq: 2 });
+  await asking;
+  line.send({ type: "conversations", id: list.id, conversations: [{
+    conv_id: "d:alice:bob", kind: "direct", head_seq: 2, last_at: 1, read_seq: 0, unread: 1, join_seq: 1, large: false,
+    members_count: 2, settings: { muted: false, pinned: false, hidden: false },
+  }] });
+  const changes = await line.next(is("changes"));
+  assert.equal(changes.since, 0);
+  line.send({ type: "changes", id: changes.id, recalled: [], edited: [], reacted: [], up_to: 2, more: false, deleted: [[2, 2]],
+    cleared_up_to: 0 });
+  const members = await line.next(is("members"));
+  line.send({ type: "members", id: members.id, members: [
+    { user_id: "bob", joined_at: 1, join_seq: 1, role: "member", read_seq: 1 },
+  ] });
+  await until("live", () => client.status === "live");
+  const shown = viewOf(client.state)["d:alice:bob"];
+  assert.deepEqual([shown?.deleted, shown?.peer_read_up_to], [[[2, 2]], 1]);
+  await client.close();
+});
+
+test("answers that come behind the own entry do not touch the next message", async () => {
+  const line = new Line();
+  const client = line.client();
+  await welcomed(line, client);
+  line.send(sync(0, 0));
+  await until("live", () => client.status === "live");
+  const keys: string[] = [];
+  for (let n = 0; n < 3; n += 1) keys.push((await client.queue({ to: { to: "bob" }, body: { n } })).clientMsgId);
+  const is = (type: string) => (frame: Frame): boolean => frame.type === type;
+  const error = (id: unknown): Frame => ({
+    type: "error", id, code: "unavailable", message: "", retryable: true, retry_after_ms: 0, field: null,
+  });
+  let asked = await line.next(is("send"));
+  for (const [at, late] of ["sent", "unavailable"].entries()) {
+    assert.equal(asked.client_msg_id, keys[at]);
+    const own = { ...message(at + 1), sender_id: "alice", client_msg_id: keys[at] };
+    line.send({ type: "sync", from_seq: at, to_seq: at + 1, live: true, entries: [own] });
+    const next = await line.next(is("send"));
+    assert.equal(next.client_msg_id, keys[at + 1]);
+    if (late === "sent") {
+      line.send({ type: "sent", id: asked.id, conv_id: "d:alice:bob", conv_seq: at + 1, sent_at: 1, duplicate: false });
+    } else {
+      line.send(error(asked.id));
+    }
+    line.send({ type: "ping", head_seq: at + 1 });
+    assert.equal((await line.next((frame) => frame.type !== "ack")).type, "pong", `twice at once, behind ${late}`);
+    asked = next;
+  }
+  await client.close();
+});
+
 test("a message the outbox cannot take is refused at once", async () => {
   const line = new Line();
   const client = line.client();

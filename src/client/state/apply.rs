@@ -147,14 +147,21 @@ impl ConversationState {
 
     /// Marks what is loaded of a conversation that is new to this device. `seq`: the cursor now.
     pub(super) fn preload(&mut self, preload: Preload, seq: u64) {
-        if self.known.preloaded || preload == Preload::None || self.complete_from.is_some_and(|from| from <= 1) {
+        if self.known.preloaded || preload == Preload::None {
             return;
         }
         self.known.preloaded = true;
         self.stale.row.get_or_insert(seq);
         let Preload::History(pages) = preload else { return };
-        self.stale.older = (pages > 0).then_some(Older { pages, before: None });
         self.stale.members = !self.large;
+        if self.complete_from.is_some_and(|from| from <= 1) {
+            // The application was faster, and has all the messages. They don't tell deleted ranges, nor all
+            // the names behind reactions.
+            self.stale.generation += 1;
+            self.stale.changes = Some(0);
+        } else {
+            self.stale.older = (pages > 0).then_some(Older { pages, before: None });
+        }
     }
 
     /// Whether missing pieces of a log are being loaded.

@@ -127,12 +127,19 @@ function follow(held: Conversation, convSeq: number, isChange: boolean, loading:
 
 /** Marks what is loaded of a conversation that is new to this device. `seq`: the cursor now. */
 export function preloadOf(held: Conversation, preload: Preload, seq: number): void {
-  if (held.known.preloaded || preload === "none" || (held.completeFrom ?? Infinity) <= 1) return;
+  if (held.known.preloaded || preload === "none") return;
   held.known.preloaded = true;
   held.stale.row ??= seq;
   if (typeof preload !== "number") return;
-  held.stale.older = preload > 0 ? { pages: preload, before: undefined } : undefined;
   held.stale.members = !held.large;
+  if ((held.completeFrom ?? Infinity) <= 1) {
+    // The application was faster, and has all the messages. They don't tell deleted ranges, nor all the names
+    // behind reactions.
+    held.stale.generation += 1;
+    held.stale.changes = 0;
+  } else {
+    held.stale.older = preload > 0 ? { pages: preload, before: undefined } : undefined;
+  }
 }
 
 /** The first word of a large conversation of which nothing is held. With preloading its pages are loaded;
