@@ -16,6 +16,7 @@ use everline::protocol::{AnswerBody, Body, ConvId, DeviceId, MsgId, Request, Sen
 use everline::store::embedded::{self, Embedded};
 use everline::store::{Store, TimelineId};
 use harness::{Ended, Peer, Program, run, start, text};
+use serde_json::json;
 
 /// Messages of alice to bob. Each is a conditional round when it is copied, so this takes some seconds.
 const MESSAGES: u64 = 600;
@@ -34,7 +35,7 @@ async fn filled(dir: &std::path::Path) -> String {
         let send = Send {
             to: SendTo::Conv(ConvId::parse(CONVERSATION).unwrap()),
             client_msg_id: MsgId::parse(&format!("m{n}")).unwrap(),
-            body: Body::from_value(&serde_json::json!({ "n": n })).unwrap(),
+            body: Body::from_value(&json!({ "n": n })).unwrap(),
             reply_to: None,
             mentions: vec![],
         };
@@ -59,6 +60,19 @@ fn verified(store: &str) -> serde_json::Value {
 fn told(ended: &Ended, name: &str) -> u64 {
     let line = ended.stdout.lines().find_map(|line| line.strip_prefix(name)).unwrap();
     line.trim().parse().unwrap()
+}
+
+/// Numbers of all entries that come, up to the frame that says `live`.
+async fn until_live(peer: &mut Peer) -> Vec<u64> {
+    let mut seqs = Vec::new();
+    loop {
+        let frame = peer.next().await;
+        let entries = frame["entries"].as_array().into_iter().flatten();
+        seqs.extend(entries.map(|entry| entry["seq"].as_u64().unwrap()));
+        if frame["live"] == true {
+            return seqs;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,9 +107,11 @@ async fn killed_in_the_middle_it_goes_on_and_devices_resume_with_the_cursors_the
     }
 
     let server = Program::serve_store(&to);
-    let (mut bob, welcome) = Peer::resume(&server.addr, "bob", &epoch, MESSAGES - 7).await;
+    let token = run(&["token", "--jwt-secret", harness::SECRET, "--user", "bob"]);
+    let cursor = json!({ "cursor": { "epoch": epoch, "seq": MESSAGES - 7 } });
+    let (mut bob, welcome) = Peer::resume(&server.addr, token.stdout.trim(), cursor).await;
     assert_eq!((&welcome["sync"], &welcome["head_seq"]), (&"resumed".into(), &MESSAGES.into()), "{welcome}");
-    assert_eq!(bob.until_live().await, (MESSAGES - 6..=MESSAGES).collect::<Vec<_>>());
+    assert_eq!(until_live(&mut bob).await, (MESSAGES - 6..=MESSAGES).collect::<Vec<_>>());
     bob.send(CONVERSATION, "after", "after").await;
     server.stop();
     let late = run(&migrate);
