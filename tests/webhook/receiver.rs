@@ -12,8 +12,8 @@ use serde_json::Value;
 use tokio::runtime::Runtime;
 
 pub(crate) const SECRET: &str = "of the webhook tests";
-/// Nothing takes so long, unless it never comes.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(50);
+/// Nothing takes so long, unless it never comes: longer than the longest pause between two tries.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(100);
 
 /// How the receiver treats a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
