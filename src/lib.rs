@@ -20,6 +20,7 @@
 //! | [`engine`] | the one door for sessions: drives lanes, commits, delivers, answers |
 //! | [`webhook`] | tells the application's server what happens: signed, from a queue on disk |
 //! | [`auth`] | tokens |
+//! | [`presence`] | who is connected and who types, for sessions that asked; kept nowhere |
 //! | [`session`] | one socket, one cursor, one loop |
 //! | [`server`] | one port: WebSocket, health, metrics, page |
 //! | [`audit`] | looking into a store from beside: whether it agrees with itself, what it holds as text |
@@ -59,6 +60,8 @@ pub mod hub;
 pub mod migrate;
 #[doc(hidden)]
 pub mod planted;
+#[cfg(feature = "server")]
+pub mod presence;
 pub mod protocol;
 #[cfg(feature = "server")]
 pub mod server;

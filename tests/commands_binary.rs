@@ -8,7 +8,10 @@ mod harness;
 
 use std::os::unix::fs::PermissionsExt;
 
-use harness::{Peer, Program, get, one_line, run, text};
+use rand::Rng;
+use rand::distr::Alphanumeric;
+
+use harness::{Peer, Program, get, holds, one_line, run, text};
 
 /// A directory with some messages of alice to bob in it, written by a server that has ended.
 async fn used_dir(tmp: &tempfile::TempDir) -> String {
@@ -167,4 +170,35 @@ async fn serve_has_no_route_for_tokens() {
         assert!(get(&server.addr, path, "127.0.0.1").0.starts_with("HTTP/1.1 404"), "{path}");
     }
     server.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn compact_takes_recalled_bodies_out_of_the_files_while_serving_and_without_a_server() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("data");
+    let dir = text(&path);
+    // Random letters: what repeats, compression would hide from the search.
+    let marker = || -> String { rand::rng().sample_iter(Alphanumeric).take(40).map(char::from).collect() };
+    let (first, second, kept) = (marker(), marker(), marker());
+    let server = Program::serve(&dir);
+    let mut alice = Peer::connect(&server.addr, "alice").await;
+    for (n, said) in [&first, &second, &kept].into_iter().enumerate() {
+        alice.send("d:alice:bob", &format!("m{n}"), said).await;
+        assert!(holds(&path, said), "the search must find it first");
+    }
+    let compact = || {
+        let store = format!("embedded:{dir}");
+        let ended = run(&["compact", "--store", &store]);
+        assert_eq!(ended.code, 0, "{ended:?}");
+        assert!(ended.stdout.contains("compacted"), "{ended:?}");
+    };
+    alice.recall("d:alice:bob", 1).await;
+    tokio::task::block_in_place(compact);
+    assert!(!holds(&path, &first) && holds(&path, &second));
+    alice.recall("d:alice:bob", 2).await;
+    server.stop();
+    compact();
+    assert!(!holds(&path, &second) && holds(&path, &kept));
+    let verified = run(&["verify", "--store", &format!("embedded:{dir}")]);
+    assert_eq!(verified.code, 0, "{verified:?}");
 }

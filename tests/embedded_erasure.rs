@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use everline::config::{Clock, Policy};
-use everline::engine::{Answer, Caller, Command, Engine};
+use everline::engine::{Answer, Caller, Command, Engine, Recipients};
 use everline::hub::Hub;
 use everline::protocol::{Body, ConvId, DeviceId, MsgId, Request, Send, SendTo, UserId};
 use everline::store::embedded::{Embedded, Options};
@@ -68,11 +68,29 @@ async fn recalled_and_erased_bodies_are_gone_from_the_files() {
         assert!(found.iter().any(|path| path.contains("tables")), "the search must find it first: {found:?}");
     }
 
+    let (told, later) = (marker(), marker());
+    let notify = async |text: &str, key: &str| {
+        let (topic, key) = (MsgId::parse("news").unwrap(), MsgId::parse(key).unwrap());
+        let made = engine.notify(Recipients::Users(vec!["dora".parse().unwrap()]), topic, body(text), key).await;
+        assert_eq!(made.unwrap().made, 1);
+    };
+    notify(&told, "1").await;
+    store.compact().unwrap();
+    assert!(!holding(dir.path(), &told).is_empty(), "the search must find it first");
+    let dora: UserId = "dora".parse().unwrap();
+    engine.erase(&dora, false).await.unwrap();
+    // Who comes back under that name is told of what comes then, and of nothing before.
+    notify(&later, "2").await;
+    let head = engine.standing(&dora).await.unwrap();
+    let page = engine.page(&dora, head.floor, 10, 1 << 20).await.unwrap();
+    let shown = format!("{page:?}");
+    assert!(shown.contains(&later) && !shown.contains("erased"), "{shown}");
+
     ask(&engine, "alice", Request::Recall { conv_id: conv.clone(), target: 1 }).await.unwrap();
     let bob: UserId = "bob".parse().unwrap();
     engine.command(&conv, Command::Withdraw { user: bob, targets: vec![1, 2, 3] }).await.unwrap();
     store.purge().unwrap();
-    for text in [recalled, edited, withdrawn] {
+    for text in [recalled, edited, withdrawn, &told] {
         assert_eq!(holding(dir.path(), text), Vec::<String>::new());
     }
     assert!(!holding(dir.path(), kept).is_empty());

@@ -1,25 +1,53 @@
-//! `docs/protocol.schema.json` is what the types say, and the golden frames obey it.
-//! `EVERLINE_BLESS=1 cargo test --test protocol_schema` rewrites the file.
+//! `docs/protocol.schema.json` and `docs/asyncapi.json` are what the types say, and the golden frames obey
+//! the schema. `EVERLINE_BLESS=1 cargo test --test protocol_schema` rewrites the files.
 
 #![cfg(feature = "schema")]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use everline::protocol::asyncapi;
 use everline::protocol::schema::document;
 use serde_json::Value;
 
-const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/protocol.schema.json");
+/// Compares a file with what it is made from; as values: the order of keys is no part of it.
+fn is_fresh(file: &str, now: &Value) -> bool {
+    let path = format!("{}/docs/{file}", env!("CARGO_MANIFEST_DIR"));
+    if std::env::var_os("EVERLINE_BLESS").is_some() {
+        std::fs::write(&path, serde_json::to_string_pretty(now).unwrap() + "\n").unwrap();
+    }
+    let kept = std::fs::read_to_string(&path).unwrap_or_default();
+    serde_json::from_str::<Value>(&kept).unwrap_or_default() == *now
+}
 
 #[test]
 fn the_schema_file_is_what_the_types_say() {
-    let now = serde_json::to_string_pretty(&document()).unwrap() + "\n";
-    if std::env::var_os("EVERLINE_BLESS").is_some() {
-        std::fs::write(PATH, &now).unwrap();
-    }
-    // As values: the order of keys is no part of it.
-    let kept = std::fs::read_to_string(PATH).unwrap_or_default();
-    let kept: Value = serde_json::from_str(&kept).unwrap_or_default();
-    let fresh = kept == document();
+    let fresh = is_fresh("protocol.schema.json", &document());
     assert!(fresh, "stale: run EVERLINE_BLESS=1 cargo test --test protocol_schema");
+}
+
+#[test]
+fn the_asyncapi_file_is_what_the_types_say_and_everything_it_refers_to_is_there() {
+    let now = asyncapi::document();
+    assert!(is_fresh("asyncapi.json", &now), "stale: run EVERLINE_BLESS=1 cargo test --test protocol_schema");
+    let mut open = vec![&now];
+    let mut found = 0;
+    while let Some(value) = open.pop() {
+        if let Some(target) = value.get("$ref").and_then(Value::as_str) {
+            found += 1;
+            assert!(now.pointer(&target[1..]).is_some(), "{target}");
+        }
+        match value {
+            Value::Object(map) => open.extend(map.values()),
+            Value::Array(items) => open.extend(items),
+            _ => {}
+        }
+    }
+    assert!(found > 300, "{found}");
+    for (request, answer) in
+        [("SendRequest", "SentAnswer"), ("ClientHello", "WelcomeFrame"), ("AuthRequest", "OkAnswer")]
+    {
+        let replies = now.pointer(&format!("/operations/receive{request}/reply/messages")).unwrap();
+        assert!(replies.as_array().unwrap().iter().any(|reply| reply["$ref"].as_str().unwrap().ends_with(answer)));
+    }
 }
 
 #[test]

@@ -11,6 +11,8 @@ pub enum Subject {
     User(UserId),
     /// A large conversation; heard where a member has a session.
     Conversation(ConvId),
+    /// Whether a user is connected and types; heard where a session watches him.
+    Presence(UserId),
     /// One node, by its incarnation: answers to what it asked.
     Node(u64),
     /// Every node.
@@ -28,6 +30,7 @@ impl fmt::Display for Subject {
         match self {
             Self::User(user) => token("user", user),
             Self::Conversation(conversation) => token("conversation", conversation),
+            Self::Presence(user) => token("presence", user),
             Self::Node(node) => token("node", &format!("{node:016x}")),
             Self::Nodes => f.write_str("everline.nodes"),
         }
@@ -47,6 +50,7 @@ mod tests {
         assert_eq!(user("a.b_c@d-e"), "everline.user.a/b_c@d-e");
         let conversation = ConvId::parse("d:a.b:c.d").unwrap();
         assert_eq!(Subject::Conversation(conversation).to_string(), "everline.conversation.d:a/b:c/d");
+        assert_eq!(Subject::Presence(UserId::parse("a").unwrap()).to_string(), "everline.presence.a");
         assert_eq!(Subject::Node(255).to_string(), "everline.node.00000000000000ff");
         assert_eq!(Subject::Nodes.to_string(), "everline.nodes");
     }

@@ -14,6 +14,7 @@
 //! How it can hurt: pushing before a commit is durable, or answering before the caller's own timeline
 //! has the effect (rule 5), breaks promises no test of a single room would see.
 
+mod acquaintance;
 mod conversation_lane;
 mod devices;
 mod failure;

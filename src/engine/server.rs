@@ -97,12 +97,25 @@ impl Engine {
                 None => break,
             }
         }
+        self.blank_notices(user).await?;
         while inner.owns_anything(user).await.map_err(|error| unavailable(&inner.damage, &error))? {
             let (done, wait) = oneshot::channel();
             inner.push_user(user, UserItem::Forget { done });
             super::wait_until_done(wait).await?;
         }
         Ok(erased)
+    }
+
+    /// Erases what notifications to the user said.
+    async fn blank_notices(&self, user: &UserId) -> std::result::Result<(), Refusal> {
+        let inner = &self.inner;
+        let (id, failed) = (ConvId::notices(user), |error| unavailable(&inner.damage, &error));
+        let head = inner.store.head(&TimelineId::Conversation(id.clone())).await.map_err(failed)?.position.seq;
+        let seqs: Vec<u64> = (1..=head).collect();
+        for targets in seqs.chunks(AT_ONCE) {
+            self.command(&id, Command::Blank { targets: targets.to_vec() }).await?;
+        }
+        Ok(())
     }
 
     /// Recalls everything the user sent in a conversation; tells how much.

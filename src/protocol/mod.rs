@@ -21,6 +21,8 @@
 mod answer;
 #[cfg(feature = "server")]
 pub mod api;
+#[cfg(feature = "schema")]
+pub mod asyncapi;
 mod body;
 mod entry;
 mod entry_read;

@@ -3,6 +3,7 @@
 //! Nothing is awaited here: a request is submitted and its answer comes back through the loop. It must
 //! not log what a client sent.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -18,8 +19,11 @@ use crate::config::duration::millis;
 use crate::engine;
 use crate::protocol::{
     Answer, AnswerBody, ClientFrame, CloseCode, ConvId, Envelope, ErrorCode, ErrorFrame, MsgId, Reject, Request,
-    ServerFrame,
+    ServerFrame, UserId,
 };
+
+/// Typing in one conversation is told so often at most.
+const TYPING_EVERY: Duration = Duration::from_secs(1);
 
 impl<S: Transport> Session<S> {
     /// One text frame.
@@ -37,8 +41,7 @@ impl<S: Transport> Session<S> {
                 let error = ErrorFrame::new(Some(hello.id), ErrorCode::AlreadyConnected);
                 self.objection(error)
             }
-            // Not served yet.
-            Ok(ClientFrame::Typing { .. }) => self.objection(ErrorFrame::new(None, ErrorCode::UnknownType)),
+            Ok(ClientFrame::Typing { conv_id }) => self.typing(conv_id),
             Err(reject) => self.rejected(reject),
         }
     }
@@ -92,11 +95,6 @@ impl<S: Transport> Session<S> {
                 Ok(())
             }
             Request::Auth { token } => self.renew(envelope.id, &token),
-            // Not served yet.
-            Request::Presence { .. } => {
-                self.tell(ErrorFrame::new(Some(envelope.id), ErrorCode::UnknownType));
-                Ok(())
-            }
             _ => {
                 let conv = conversation(&self.presence.caller.user, &envelope.request);
                 if let Some(ready) = self.order.admit(conv.as_ref(), envelope) {
@@ -112,8 +110,36 @@ impl<S: Transport> Session<S> {
         if matches!(request, Request::Send(_)) {
             self.shared().meters.messages.increment(1);
         }
+        if let Request::Presence { users } = request {
+            return self.ask_presence(id, users);
+        }
         let answer = self.shared().engine.submit(&self.presence.caller, request);
         self.work.push(Box::pin(async move { Done::Answer { id, conv, answer: answer.await } }));
+    }
+
+    fn ask_presence(&mut self, id: MsgId, users: Vec<UserId>) {
+        let (board, user) = (Arc::clone(&self.shared().board), &self.presence.caller.user);
+        let ears = Arc::clone(self.ears.get_or_insert_with(|| board.ears(user)));
+        self.work.push(Box::pin(async move {
+            let users = board.ask(&ears, users).await;
+            Done::Answer { id, conv: None, answer: Ok(AnswerBody::Presence { users }) }
+        }));
+    }
+
+    /// Told to those who watch this user, at most once a second for the same conversation.
+    fn typing(&mut self, conv: ConvId) -> Result<(), End> {
+        let now = Instant::now();
+        let again = self.typed.as_ref().is_some_and(|(last, at)| *last == conv && now - *at < TYPING_EVERY);
+        let busy = self.work.len() > 2 * self.shared().limits.requests_in_flight;
+        if self.allowed(Kind::Request, None)? && !again && !busy {
+            self.typed = Some((conv.clone(), now));
+            let (board, user) = (Arc::clone(&self.shared().board), self.presence.caller.user.clone());
+            self.work.push(Box::pin(async move {
+                board.typing(&user, &conv).await;
+                Done::Typing
+            }));
+        }
+        Ok(())
     }
 
     /// A request was answered; what waited behind it goes on.

@@ -51,6 +51,7 @@ pub(super) struct Presence {
 
 impl Drop for Presence {
     fn drop(&mut self) {
+        self.shared.board.changed(&self.caller.user);
         self.shared.engine.goodbye(&self.caller, self.seat.acked());
     }
 }
@@ -96,6 +97,7 @@ pub(super) async fn greet<S: Transport>(
     let cursor = welcome(shared, socket, &caller, hello, standing, shared.session_id(number));
     seat.set_acked(cursor.acked());
     let counted = Counted::new(&shared.meters.sessions);
+    shared.board.changed(&caller.user);
     let presence = Presence { shared: Arc::clone(shared), caller, seat, number, _counted: counted };
     let Identity { valid_until_ms, issued_at_ms, .. } = identity;
     Ok(Guest { presence, cursor, head: standing.head, valid_until_ms, issued_at_ms, bad_json })

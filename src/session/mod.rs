@@ -40,6 +40,7 @@ use crate::config::duration::millis;
 use crate::config::{Clock, Policy, SessionLimits};
 use crate::engine::Engine;
 use crate::hub::Hub;
+use crate::presence::Board;
 use crate::protocol::{CloseCode, Limits, ParseLimits};
 use meters::Meters;
 use rate::{Allowed, Rates};
@@ -57,6 +58,7 @@ pub struct Shared {
     parse: ParseLimits,
     told: Limits,
     draining: CancellationToken,
+    board: Arc<Board>,
     meters: Meters,
     rates: Rates,
     started_at: u64,
@@ -82,6 +84,7 @@ impl Shared {
             dedupe_seconds: policy.dedupe_ms / 1000,
         };
         let allowed = Allowed { messages: limits.rate_messages, requests: limits.rate_requests };
+        let board = Board::new(engine.clone(), Arc::clone(&hub));
         Self {
             engine,
             hub,
@@ -89,6 +92,7 @@ impl Shared {
             parse: ParseLimits { max_body: policy.max_body_bytes },
             told,
             draining,
+            board,
             meters: Meters::new(),
             rates: Rates::new(allowed),
             started_at: clock.now_ms(),

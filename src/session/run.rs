@@ -7,6 +7,7 @@
 use std::future::{poll_fn, ready};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -23,6 +24,7 @@ use super::socket::{Ended, Socket, Transport};
 use super::{End, Shared, finish, rate};
 use crate::engine::{Answer, PageRead, Refusal, Standing};
 use crate::hub::Live;
+use crate::presence::Ears;
 use crate::protocol::{AnswerBody, CloseCode, ConvId, ErrorCode, ErrorFrame, MsgId, ServerFrame};
 
 /// Gathered bytes above this are written even though more is ready.
@@ -40,6 +42,8 @@ pub(super) enum Done {
     Page { generation: u32, result: Result<PageRead, Refusal> },
     /// The head for a heartbeat.
     Head(Result<Standing, Refusal>),
+    /// Whoever is to know that this user types was told.
+    Typing,
     /// Another token was checked against revocations.
     Renewed { id: MsgId, token: TokenTimes, checked: Result<(), Refusal> },
 }
@@ -55,6 +59,8 @@ enum Event {
     Done(Done),
     Due,
     Text(Result<Utf8Bytes, Ended>),
+    /// Presence or typing of somebody this session watches.
+    Ephemeral(Arc<str>),
     Quiet,
 }
 
@@ -82,6 +88,10 @@ pub(super) struct Session<S> {
     pub(super) batch: Vec<Live>,
     /// Looked up at the first request.
     pub(super) buckets: Option<rate::Shared>,
+    /// Made by the first `presence`.
+    pub(super) ears: Option<Arc<Ears>>,
+    /// The last `typing` that was told.
+    pub(super) typed: Option<(ConvId, Instant)>,
     pub(super) valid_until_ms: u64,
     issued_at_ms: Option<u64>,
     pub(super) bad_json: u32,
@@ -106,6 +116,8 @@ impl<S: Transport> Session<S> {
             work: FuturesUnordered::new(),
             batch: Vec::new(),
             buckets: None,
+            ears: None,
+            typed: None,
             valid_until_ms: guest.valid_until_ms,
             issued_at_ms: guest.issued_at_ms,
             bad_json: guest.bad_json,
@@ -171,7 +183,7 @@ impl<S: Transport> Session<S> {
 
     async fn next_event(&mut self, timer: Pin<&mut Sleep>) -> Event {
         let reading = self.order.open() < self.presence.shared.limits.requests_in_flight;
-        let Self { socket, presence, work, .. } = self;
+        let Self { socket, presence, work, ears, .. } = self;
         let gathered = socket.gathered() > 0;
         tokio::select! {
             biased;
@@ -183,6 +195,9 @@ impl<S: Transport> Session<S> {
             () = timer => Event::Due,
             // The client, unless it has asked for too much already.
             text = socket.read(), if reading => Event::Text(text),
+            // What may be lost comes after all that may not.
+            frame = poll_fn(|cx| ears.as_ref().map_or(Poll::Pending, |ears| ears.poll(cx))), if ears.is_some() =>
+                Event::Ephemeral(frame),
             // Nothing is ready: the moment to write.
             () = ready(()), if gathered => Event::Quiet,
         }
@@ -195,6 +210,11 @@ impl<S: Transport> Session<S> {
             Event::Quiet => return Ok(Rest::Write),
             Event::Done(Done::Answer { id, conv, answer }) => self.answered(id, conv.as_ref(), answer)?,
             Event::Done(Done::Page { generation, result }) => self.page_read(generation, result),
+            Event::Done(Done::Typing) => {}
+            Event::Ephemeral(frame) => {
+                self.shared().meters.ephemeral_out.increment(1);
+                self.socket.feed_text(&frame);
+            }
             Event::Done(Done::Head(result)) => self.ping(result)?,
             Event::Done(Done::Renewed { id, token, checked }) => self.renewed(id, &token, checked)?,
             Event::Due => self.due()?,

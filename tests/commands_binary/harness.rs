@@ -191,6 +191,13 @@ impl Peer {
         }
     }
 
+    /// Takes a message back.
+    pub async fn recall(&mut self, conv_id: &str, target: u64) {
+        let recall = json!({"type": "recall", "id": "recall", "conv_id": conv_id, "target": target});
+        let answer = self.ask(recall).await;
+        assert_eq!(answer["type"], "ok", "{answer}");
+    }
+
     async fn write(&mut self, frame: &Value) {
         self.socket.send(Message::text(frame.to_string())).await.unwrap();
     }
@@ -212,6 +219,19 @@ impl Peer {
             }
         }
     }
+}
+
+/// Whether a file of the directory holds the text.
+pub fn holds(dir: &Path, text: &str) -> bool {
+    std::fs::read_dir(dir).unwrap().any(|entry| {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            return holds(&path, text);
+        }
+        // One that a running server has just removed holds nothing.
+        let bytes = std::fs::read(&path).unwrap_or_default();
+        bytes.windows(text.len()).any(|window| window == text.as_bytes())
+    })
 }
 
 /// Overwrites the middle of every larger file of the store.

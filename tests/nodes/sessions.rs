@@ -217,3 +217,35 @@ async fn a_node_whose_clock_is_far_behind_or_whose_word_is_not_heard_is_not_read
     town.nodes[1].store.cut(false);
     until_ready(&town.nodes[1], "200 ready").await;
 }
+
+#[tokio::test]
+async fn typing_presence_and_connected_devices_are_known_over_nodes() {
+    let town = Town::start().await;
+    let mut alice = town.nodes[0].live("alice", "phone").await;
+    say(&mut alice, "1").await;
+    let answer = alice.ask(json!({"type":"presence","users":["bob"]})).await;
+    assert_eq!(answer["users"][0]["online"], false, "{answer}");
+    let mut bob = town.nodes[1].live("bob", "phone").await;
+    // The subscription of the watched may reach the bus a moment after the answer: asked again until told.
+    let deadline = Instant::now() + PATIENCE;
+    while alice.ask(json!({"type":"presence","users":["bob"]})).await["users"][0]["online"] == false {
+        assert!(Instant::now() < deadline, "bob is not seen");
+    }
+    let devices = town.nodes[2].engine.devices_of(&UserId::parse("bob").unwrap()).await.unwrap();
+    assert!(devices.iter().all(|device| device.connected), "{devices:?}");
+    let mut ticks = tokio::time::interval(Duration::from_millis(1100));
+    let typing = loop {
+        tokio::select! {
+            _ = ticks.tick() => bob.send(json!({"type":"typing","conv_id":"d:alice:bob"})).await,
+            frame = alice.next_of("typing") => break frame,
+        }
+    };
+    assert_eq!(typing["user_id"], "bob");
+    drop(bob);
+    loop {
+        let frame = alice.next_of("presence").await;
+        if frame["users"][0]["online"] == false {
+            break;
+        }
+    }
+}

@@ -225,7 +225,13 @@ export class Client {
     return answer as AnswerTo<T>;
   }
 
-  /** Tells the others that this user is typing; may be lost. */
+  /** Whether these users are on line; until the next such request (or the end of the connection) `presence`
+   *  and `typing` events tell of them. Only of those this user shares a conversation with. */
+  presence(users: string[]): Promise<AnswerTo<"presence">> {
+    return this.answer({ type: "presence", users } as AnyRequest, "presence");
+  }
+
+  /** Tells those who watch this user that he is typing; may be lost. */
   typing(conv_id: string): void {
     void this.post(() => this.session?.say({ type: "typing", conv_id }));
   }

@@ -12,6 +12,8 @@ const STATES = { disconnected: "off line", connecting: "connecting", syncing: "c
 /** "is typing" is told this often, and shown this long: milliseconds. */
 const TYPING_EVERY = 3000;
 const TYPING_SHOWN = 5000;
+/** Users of one `presence` request. */
+const MOST_WATCHED = 1000;
 
 export class Pane {
   readonly root: HTMLElement;
@@ -20,6 +22,8 @@ export class Pane {
   private editing: number | undefined;
   private typedAt = 0;
   private typing = new Map<string, number>();
+  /** Whose typing this connection was asked to tell; empty: nobody's. */
+  private watched = "";
   private readonly state = el("span", { class: "state", role: "status" });
   private readonly toggle: HTMLButtonElement;
   private readonly bar = el("div", { class: "bar" });
@@ -136,6 +140,23 @@ export class Pane {
     if (asked) await this.run(client.invite(convId, asked.users));
   }
 
+  /** Asks to be told when the others of the open conversation type. */
+  private watch(): void {
+    const { client, user } = this.device;
+    if (client.status !== "live") {
+      this.watched = "";
+      return;
+    }
+    const held = this.open ? client.state.conversations.get(this.open) : undefined;
+    if (!this.open || !held) return;
+    const people = this.open.startsWith("d:") ? this.open.split(":").slice(1) : [...held.members?.keys() ?? []];
+    const others = people.filter((one) => one !== user).slice(0, MOST_WATCHED);
+    const whom = others.join(" ");
+    if (!others.length || whom === this.watched) return;
+    this.watched = whom;
+    client.presence(others).catch(() => { this.watched = ""; });
+  }
+
   private tellTyping(): void {
     const now = Date.now();
     if (!this.open || now - this.typedAt < TYPING_EVERY || this.device.client.status !== "live") return;
@@ -168,6 +189,7 @@ export class Pane {
     this.toggle.setAttribute("aria-checked", String(device.online));
     setText(this.cursor, client.state.cursor ? `cursor ${client.cursor.seq}` : "no cursor");
     this.form.hidden = !this.open;
+    this.watch();
     if (this.open) this.renderConversation(this.open);
     else this.renderList();
   }

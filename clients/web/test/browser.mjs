@@ -89,6 +89,21 @@ const tests = {
     await message(BOB, "at the harbour").filter({ hasText: "edited" }).waitFor();
   },
 
+  async "others see that somebody types, until he has sent it"() {
+    const typing = (whose) => pane(whose).getByText("alice typing…");
+    await pane(ALICE).getByRole("textbox").focus();
+    await until("bob sees alice typing", async () => {
+      await page.keyboard.press("x");
+      return await typing(BOB).count() === 1 && await typing(LAPTOP).count() === 1;
+    });
+    assert.equal(await typing("alice's laptop").count(), 0, "not on her own devices");
+    await say(ALICE, "I was only thinking");
+    await message(BOB, "only thinking").waitFor();
+    await typing(BOB).waitFor({ state: "detached" });
+    await act(ALICE, "only thinking", "Delete");
+    await act(BOB, "only thinking", "Delete");
+  },
+
   async "a device that was off line learns a delete and a recall"() {
     await say(ALICE, "Bring the blue umbrella");
     await say(ALICE, "No, the other way round");

@@ -3,10 +3,16 @@
 
 use super::{Decision, Desk, ok};
 use crate::conversation::Refusal;
-use crate::conversation::entry::Kind;
+use crate::conversation::entry::{Header, Kind};
 use crate::conversation::member::{AsLeft, Member};
 use crate::conversation::rows::Info;
-use crate::protocol::{AnswerBody, Body, ConversationChange, ErrorCode, HistoryMode, MemberChange, Role, UserId};
+use crate::protocol::{
+    AnswerBody, Body, ConversationChange, ErrorCode, Event, HistoryMode, MemberChange, MsgId, Role, UserId,
+};
+use crate::store::Span;
+
+/// The topic of a notification whose user was erased.
+const ERASED: &str = "erased";
 
 /// One change of a conversation that no user asked for.
 #[derive(Debug, Clone)]
@@ -55,6 +61,11 @@ pub enum Command {
         /// Which; others' are passed over.
         targets: Vec<u64>,
     },
+    /// Erases topic and body of notifications in a user's own log; their places stay.
+    Blank {
+        /// Which entries; others are passed over.
+        targets: Vec<u64>,
+    },
 }
 
 impl Command {
@@ -87,6 +98,7 @@ impl Desk<'_> {
             Command::Dissolve => self.dissolve(),
             Command::Depart { user } => self.depart(user),
             Command::Withdraw { user, targets } => self.withdraw(user, targets).await,
+            Command::Blank { targets } => self.blank(targets).await,
         }
     }
 
@@ -177,6 +189,25 @@ impl Desk<'_> {
         self.existing()?;
         for target in targets {
             self.recall_own(user, *target).await?;
+        }
+        Ok(ok(self.draft.head_seq()))
+    }
+
+    async fn blank(&mut self, targets: &[u64]) -> Decision<AnswerBody> {
+        self.existing()?;
+        let topic = MsgId::parse(ERASED).map_err(|_| ErrorCode::Unavailable)?;
+        let body = Body::from_value(&serde_json::json!({})).map_err(|_| ErrorCode::Unavailable)?;
+        let text = Event::Notification { conv_seq: None, conv_id: None, topic, body }.encode();
+        for seq in targets {
+            let span =
+                Span { after: seq.saturating_sub(1), up_to: *seq, limit: 1, max_bytes: usize::MAX, backward: false };
+            for entry in self.store.entries(&self.conversation.timeline, span).await? {
+                if let Some((header, _)) =
+                    Header::load(&entry.data).filter(|(header, _)| header.kind == Kind::Notification)
+                {
+                    self.draft.rewrite(entry.seq, header.store(&text));
+                }
+            }
         }
         Ok(ok(self.draft.head_seq()))
     }

@@ -35,6 +35,10 @@ impl Desk<'_> {
         if self.conversation.info.is_none() {
             self.make_notices(user, everybody);
         }
+        if !everybody && self.conversation.member(user).is_none_or(|member| !member.present()) {
+            // His first one, or he was erased: nothing of before is his.
+            self.set_member(user, Member::joining(self.draft.next_seq(), Role::Member, self.draft.at()));
+        }
         let conv_id = Some(self.conversation.id.clone()).filter(|_| everybody);
         let (topic, body) = (notice.topic.clone(), notice.body.clone());
         let conv_seq = self.append(Header::plain(Kind::Notification, Some(user)), |conv_seq, _| Event::Notification {
@@ -52,10 +56,6 @@ impl Desk<'_> {
 
     /// A system timeline comes to be with its first entry.
     fn make_notices(&mut self, user: &UserId, everybody: bool) {
-        let (first, at) = (self.draft.next_seq(), self.draft.at());
-        if !everybody {
-            self.set_member(user, Member::joining(first, Role::Member, at));
-        }
         self.set_info(Info {
             direct: false,
             title: None,
