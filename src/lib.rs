@@ -18,6 +18,7 @@
 //! | [`conversation`] | rules: membership, rights, visibility, changes; answers that only read |
 //! | [`fanout`] | from a conversation's log into users' timelines, once and in order |
 //! | [`engine`] | the one door for sessions: drives lanes, commits, delivers, answers |
+//! | [`webhook`] | tells the application's server what happens: signed, from a queue on disk |
 //! | [`auth`] | tokens |
 //! | [`session`] | one socket, one cursor, one loop |
 //! | [`server`] | one port: WebSocket, health, metrics, page |
@@ -67,3 +68,5 @@ pub mod session;
 pub mod store;
 #[cfg(feature = "server")]
 pub mod timeline;
+#[cfg(feature = "server")]
+pub mod webhook;

@@ -25,7 +25,7 @@ pub use cql::CqlTarget;
 pub use options::Options;
 pub use policy::Policy;
 pub use secret::Secret;
-pub use settings::{SessionLimits, Settings, StoreChoice, TlsFiles, TokenKey};
+pub use settings::{SessionLimits, Settings, StoreChoice, TlsFiles, TokenKey, WebhookSettings};
 
 /// A configuration that cannot be used: one line for the operator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -69,6 +69,25 @@ pub struct SessionLimits {
     pub rate_requests: u32,
 }
 
+/// Where the application's server is told what happens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebhookSettings {
+    /// `http://` or `https://`; often it says more than everybody should know.
+    pub url: Secret,
+    /// What requests are signed with.
+    pub secret: Secret,
+    /// Directory of the queue.
+    pub queue: PathBuf,
+    /// What may wait there: bytes.
+    pub max_bytes: u64,
+    /// How old an event may become there.
+    pub max_age: Duration,
+    /// The receiver has so long to answer.
+    pub patience: Duration,
+    /// The pause after a first failure; it doubles, up to a minute.
+    pub first_pause: Duration,
+}
+
 /// The whole configuration of a server.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -84,6 +103,8 @@ pub struct Settings {
     pub token_key: Option<TokenKey>,
     /// Keys of the server API; none: there is no API.
     pub api_keys: Vec<Secret>,
+    /// Webhooks; none: nobody is told.
+    pub webhook: Option<WebhookSettings>,
     /// Allowed origins; empty: the same origin.
     pub allow_origin: Vec<String>,
     /// Rules of timelines and conversations.
@@ -128,6 +149,7 @@ impl Settings {
             nats: nats(&read)?,
             token_key: token_key(&read)?,
             api_keys: read.all("api-key", |text| text_of(text).map(Secret::new))?,
+            webhook: webhook(&read)?,
             allow_origin: read.all("allow-origin", origin)?,
             policy: policy(&read)?,
             session: session(&read)?,
@@ -189,6 +211,26 @@ fn token_key(read: &Reader<'_>) -> Result<Option<TokenKey>, Error> {
         (Some(secret), None) => Ok(Some(TokenKey::Secret(secret))),
         (None, Some(file)) => Ok(Some(TokenKey::PublicKey(file))),
         (None, None) => Ok(None),
+    }
+}
+
+fn webhook(read: &Reader<'_>) -> Result<Option<WebhookSettings>, Error> {
+    let url = read.get("webhook-url", url)?;
+    let secret = read.get("webhook-secret", |text| text_of(text).map(Secret::new))?;
+    let mib: u32 = read.need("webhook-max-mib", positive)?;
+    let (queue, max_age) = (read.need("webhook-queue", path)?, read.need("webhook-max-age", positive_span)?);
+    match (url, secret) {
+        (Some(url), Some(secret)) => Ok(Some(WebhookSettings {
+            url,
+            secret,
+            queue,
+            max_bytes: u64::from(mib) * 1024 * 1024,
+            max_age,
+            patience: Duration::from_secs(10),
+            first_pause: Duration::from_secs(1),
+        })),
+        (None, None) => Ok(None),
+        _ => Err(Error("webhook-url and webhook-secret are given together or not at all".to_owned())),
     }
 }
 
@@ -259,6 +301,13 @@ fn store(text: &str) -> Result<StoreChoice, String> {
         Some(("cql", rest)) => CqlTarget::parse(rest).map(StoreChoice::Cql),
         _ => Err("not embedded:DIR, memory: or cql://HOST:PORT,.../KEYSPACE".to_owned()),
     }
+}
+
+/// May hold a password: an error does not show it.
+fn url(text: &str) -> Result<Secret, String> {
+    let url = reqwest::Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    url.map(|url| Secret::new(String::from(url)))
+        .ok_or_else(|| "not of the form http://HOST/PATH or https://HOST/PATH".to_owned())
 }
 
 fn origin(text: &str) -> Result<String, String> {

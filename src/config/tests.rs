@@ -86,6 +86,9 @@ fn what_cannot_be_used_is_refused_in_one_line_that_names_its_source() {
     );
     assert!(line(load(&["--store", "redis:"], &[], "")).starts_with("--store: not embedded:DIR"));
     assert!(line(load(&["--tls-cert", "c.pem"], &[], "")).contains("together"));
+    assert!(line(load(&["--webhook-url", "http://a.example/x"], &[], "")).contains("together"));
+    let ftp = line(load(&["--webhook-url", "ftp://u:hidden@a.example", "--webhook-secret", "s"], &[], ""));
+    assert!(ftp.starts_with("--webhook-url: not of the form") && !ftp.contains("hidden"));
     assert!(line(load(&["--config", "/nowhere.toml"], &[], "")).starts_with("/nowhere.toml: cannot be read"));
     assert!(line(load(&["--listen", "7700"], &[], "")).contains("HOST:PORT"));
     assert!(line(load(&["--trusted-proxy", "ten"], &[], "")).contains("not a network"));
@@ -96,6 +99,9 @@ fn secrets_are_never_printed() {
     let settings = load(&["--jwt-secret", "hunter2"], &[], "").expect("valid");
     assert!(matches!(&settings.token_key, Some(TokenKey::Secret(secret)) if secret.expose() == "hunter2"));
     assert!(!format!("{settings:?}").contains("hunter2"));
+    let settings =
+        load(&["--webhook-url", "http://a.example/", "--webhook-secret", "hunter2"], &[], "").expect("valid");
+    assert!(settings.webhook.is_some() && !format!("{settings:?}").contains("hunter2"));
     let both = load(&["--jwt-secret", "hunter2"], &[("EVERLINE_JWT_PUBLIC_KEY", "k.pem")], "");
     assert!(!line(both).contains("hunter2"));
     assert!(!line(load(&[], &[], "jwt-secret = hunter2")).contains("hunter2"));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::user_lane::{UserItem, UserWork};
-use super::{Answer, Inner, Refusal};
+use super::{Answer, Fresh, Inner, Refusal};
 use crate::conversation::decide::{Desk, NotDecided, Order};
 use crate::conversation::entry::{Appended, Kind};
 use crate::conversation::member::Member;
@@ -365,6 +365,9 @@ impl Inner {
         } else {
             self.commit_marked(id, state, draft, &outgoing).await
         };
+        if applied {
+            self.tell_tap(&outgoing);
+        }
         outgoing.progress.finish();
         outgoing.own.finish();
         if applied && !outgoing.own.is_done() && !planted(Bug::AnswerBeforeOwnEffect) {
@@ -441,7 +444,9 @@ impl Inner {
         let Some(conversation) = state.conversation.as_mut() else { return Ok(()) };
         let head_seq = draft.head_seq();
         if let Some(ledger) = state.ledger.as_mut() {
-            if (busy.is_empty() && ledger.last_open().is_none()) || planted(Bug::FannedTooEarly) {
+            if (busy.is_empty() && self.tap.get().is_none() && ledger.last_open().is_none())
+                || planted(Bug::FannedTooEarly)
+            {
                 ledger.skip_to(head_seq);
             } else {
                 ledger.begin(head_seq, Arc::clone(&outgoing.progress));
@@ -546,6 +551,15 @@ impl Inner {
         ours
     }
 
+    /// Tells the tap, if there is one, of entries that are durable.
+    fn tell_tap(&self, outgoing: &Outgoing) {
+        let Outgoing { batch, recipients, progress, .. } = outgoing;
+        if let (Some(tap), Some(first), Some(last)) = (self.tap.get(), batch.entries.first(), batch.entries.last()) {
+            let span = (first.seq - 1, last.seq);
+            tap.appended(Fresh::new(batch.conversation.clone(), span, Arc::clone(recipients), progress));
+        }
+    }
+
     /// Queues deliveries in every recipient's lane and notes them in the ledger.
     fn send_out(self: &Arc<Self>, state: &mut ConversationState, outgoing: &Outgoing) {
         if let (Some(ledger), Some(last)) = (state.ledger.as_mut(), outgoing.batch.entries.last()) {
@@ -610,6 +624,7 @@ impl Inner {
             callers: Vec::new(),
         };
         self.send_out(state, &outgoing);
+        self.tell_tap(&outgoing);
         outgoing.progress.finish();
         outgoing.progress.wait().await;
         Ok(())

@@ -106,13 +106,14 @@ impl Inner {
     pub(super) async fn list_devices(&self, user: &UserId) -> Result<Vec<DeviceInfo>> {
         let timeline = TimelineId::User(user.clone());
         let found = self.store.rows(&timeline, Section::Device, None, u64::MAX, MANY).await?;
+        let elsewhere = self.hub.devices_elsewhere(user).await;
         let mut devices = Vec::with_capacity(found.len());
         for (key, value) in &found {
             let Ok(device_id) = DeviceId::parse(&key.id) else { continue };
             let known: Device = rows::unpack(&timeline, key, value)?;
             let acked = self.hub.acked(user, &device_id);
             devices.push(DeviceInfo {
-                connected: self.hub.is_connected(user, &device_id),
+                connected: self.hub.is_connected(user, &device_id) || elsewhere.contains(&device_id),
                 acked_seq: acked.unwrap_or(known.acked),
                 last_seen_at: if acked.is_some() { self.clock.now_ms() } else { known.last_seen_at },
                 client: known.client,

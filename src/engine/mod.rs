@@ -23,6 +23,7 @@ mod notify;
 mod page;
 mod revoke;
 mod server;
+mod tap;
 mod user_lane;
 
 use std::sync::Arc;
@@ -45,6 +46,7 @@ pub use crate::conversation::decide::Command;
 pub use liveness::Sights;
 pub use notify::{Notified, Recipients};
 pub use page::{Page, PageRead};
+pub use tap::{Fresh, Tap};
 
 use conversation_lane::{ConversationItem, ConversationLane, ConversationState};
 use user_lane::{UserItem, UserLane, UserWork};
@@ -101,6 +103,7 @@ pub(crate) struct Inner {
     damage: failure::DamageLog,
     broken: failure::Broken,
     liveness: liveness::Liveness,
+    tap: std::sync::OnceLock<Arc<dyn Tap>>,
 }
 
 impl Engine {
@@ -118,8 +121,15 @@ impl Engine {
             damage: failure::DamageLog::default(),
             broken: failure::Broken::default(),
             liveness: liveness::Liveness::default(),
+            tap: std::sync::OnceLock::new(),
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// Who else is told of what is appended. Can be set once, before [`Engine::recover`].
+    pub fn set_tap(&self, tap: Arc<dyn Tap>) {
+        let set = self.inner.tap.set(tap);
+        debug_assert!(set.is_ok(), "set twice");
     }
 
     /// Finishes fan-outs that a crash left undone; tells how many conversations needed it. Serve

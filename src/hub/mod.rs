@@ -10,6 +10,7 @@
 //! returned: the user's subject is subscribed while a session of his is here. How it can hurt: a lock held here for long stops every fan-out of that
 //! user's shard, so nothing is done under it but pointer work.
 
+mod elsewhere;
 mod seat;
 
 use std::fmt;
@@ -34,6 +35,7 @@ pub struct Hub {
     bus: Arc<dyn Bus>,
     users: DashMap<UserId, Present>,
     on_other: OnceLock<OnOther>,
+    questions: elsewhere::Questions,
     next: AtomicU64,
     sessions: AtomicU64,
     deliveries: AtomicU64,
@@ -68,6 +70,7 @@ impl Hub {
             bus,
             users: DashMap::new(),
             on_other: OnceLock::new(),
+            questions: elsewhere::Questions::default(),
             next: AtomicU64::new(0),
             sessions: AtomicU64::new(0),
             deliveries: AtomicU64::new(0),
@@ -145,6 +148,7 @@ impl Hub {
                 }
             }
             Note::Close { device, code } => self.close_here(user, device.as_ref(), code),
+            Note::Other { kind: elsewhere::ASK, payload } => self.answer(user, node, &payload),
             Note::Other { kind, payload } => {
                 if let Some(on_other) = self.on_other.get() {
                     on_other(user, node, kind, payload);
@@ -200,6 +204,12 @@ impl Hub {
     pub fn moved(&self, user: &UserId, head: u64) {
         self.moved_here(user, head);
         self.publish(user, &Note::Moved { head });
+    }
+
+    /// Devices of the user with a session here.
+    fn devices_here(&self, user: &UserId) -> Vec<DeviceId> {
+        let seats = self.users.get(user);
+        seats.map(|present| present.seats.iter().map(|seat| seat.device.clone()).collect()).unwrap_or_default()
     }
 
     /// Whether this device has a session here.

@@ -39,6 +39,7 @@ use crate::engine::Engine;
 use crate::hub::Hub;
 use crate::session;
 use crate::store::{self, Store};
+use crate::webhook::{self, Webhook};
 use address::{Addresses, Place};
 pub use routes::page;
 
@@ -66,6 +67,9 @@ pub enum Error {
     /// The bus cannot be used.
     #[error("{0}")]
     Bus(#[from] bus::nats::Error),
+    /// Webhooks cannot be used.
+    #[error("{0}")]
+    Webhook(#[from] webhook::Error),
     /// The store could not be read when undone work was looked for.
     #[error("{0}")]
     Store(#[from] store::Error),
@@ -87,6 +91,8 @@ pub struct Parts {
     pub page: Router,
     /// Called before metrics are shown, to set those that are counted elsewhere.
     pub observe: Option<Observer>,
+    /// Tells the application's server; ends with the server.
+    pub webhook: Option<Webhook>,
     /// Conversations whose fan-out a crash had interrupted, finished before this was built.
     pub recovered: usize,
 }
@@ -129,13 +135,23 @@ impl Parts {
         let hub = Arc::new(Hub::new(bus));
         let engine =
             Engine::new(Arc::clone(&store), Arc::clone(&hub), clock.clone(), settings.policy.clone(), incarnation);
+        let webhook = match &settings.webhook {
+            Some(settings) => {
+                // The recorder before counters are looked up.
+                metrics::handle();
+                let webhook = Webhook::start(settings, Arc::clone(&store), Arc::clone(&hub), clock.clone()).await?;
+                engine.set_tap(webhook.tap());
+                Some(webhook)
+            }
+            None => None,
+        };
         // Its word before its first mark.
         engine.renew().await?;
         let recovered = engine.recover().await?;
         if recovered > 0 {
             tracing::info!(conversations = recovered, "finished deliveries left undone");
         }
-        Ok(Self { store, engine, hub, verifier, clock, page: page(), observe: None, recovered })
+        Ok(Self { store, engine, hub, verifier, clock, page: page(), observe: None, webhook, recovered })
     }
 }
 
@@ -169,6 +185,7 @@ struct House {
     connections: Gauge,
     metrics_apart: bool,
     observe: Option<Observer>,
+    _webhook: Option<Webhook>,
     upgrade_deadline: Duration,
     stopping: CancellationToken,
     tracker: TaskTracker,
@@ -219,6 +236,7 @@ impl House {
             connections: gauge!("everline_connections"),
             metrics_apart: settings.metrics_listen.is_some(),
             observe: parts.observe,
+            _webhook: parts.webhook,
             upgrade_deadline: settings.upgrade_deadline,
             stopping,
             tracker: TaskTracker::new(),
