@@ -56,7 +56,7 @@ pub struct Progress {
     pub timelines: AtomicU64,
     /// Of them, those an earlier run had done.
     pub found_done: AtomicU64,
-    /// Entries of those timelines.
+    /// Entries that are there, those of timelines under way too.
     pub entries: AtomicU64,
     /// Rows of those timelines.
     pub rows: AtomicU64,
@@ -113,6 +113,7 @@ impl Copying<'_> {
         let head = self.source.head(&self.id).await?;
         let there = self.target.head(&self.id).await?;
         let wanted = sum(self.source, &self.id, head).await?;
+        self.count(there.position.seq.saturating_sub(head.floor));
         let mut found_done = there.position.seq == head.position.seq;
         if !found_done || sum(&**self.target, &self.id, there).await? != wanted {
             found_done = false;
@@ -128,9 +129,12 @@ impl Copying<'_> {
         }
         self.progress.timelines.fetch_add(1, Ordering::Relaxed);
         self.progress.found_done.fetch_add(u64::from(found_done), Ordering::Relaxed);
-        self.progress.entries.fetch_add(wanted.entries, Ordering::Relaxed);
         self.progress.rows.fetch_add(wanted.rows, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn count(&self, entries: u64) {
+        self.progress.entries.fetch_add(entries, Ordering::Relaxed);
     }
 
     /// What the target has must be the beginning of what the source has.
@@ -184,8 +188,9 @@ impl Copying<'_> {
                 let Some(first) = run.first() else { continue };
                 let entries = run.iter().map(|entry| NewEntry { at: entry.at, data: entry.data.clone() });
                 let commit = self.commit_at(position, first.attempt, entries.collect(), Vec::new(), head);
-                let expected = commit.expected.seq + commit.entries.len() as u64;
+                let (before, expected) = (position.seq, position.seq + commit.entries.len() as u64);
                 position = self.apply(commit).await?;
+                self.count(position.seq.saturating_sub(before));
                 if position.seq != expected {
                     break;
                 }

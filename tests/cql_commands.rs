@@ -74,6 +74,22 @@ async fn a_keyspace_that_does_not_fit_is_one_line_with_the_remedy() {
 }
 
 #[tokio::test]
+async fn a_bus_that_is_not_there_is_one_line_with_the_remedy() {
+    let Some(target) = keyspace().await else { return };
+    let serve = |nats: &str| {
+        let store = store(&target);
+        let here = ["serve", "--listen", "127.0.0.1:0", "--jwt-secret", "of this test"];
+        run(&[&here[..], &["--store", &store, "--nats", nats]].concat())
+    };
+    refuses(&serve("nats://127.0.0.1:1"), 2, &["127.0.0.1:1", "start nats-server there, or correct --nats"]);
+    refuses(&serve("nats://no-such-host.invalid:4222"), 2, &["no-such-host.invalid:4222", "correct --nats"]);
+    refuses(&serve("nats://127.0.0.1:no"), 2, &["not of the form nats://HOST:PORT", "correct --nats"]);
+    // One process has a directory to itself.
+    let embedded = ["serve", "--listen", "127.0.0.1:0", "--jwt-secret", "of this test", "--store", "memory:"];
+    refuses(&run(&[&embedded[..], &["--nats", "nats://127.0.0.1:1"]].concat()), 2, &["nats", "cql://"]);
+}
+
+#[tokio::test]
 async fn a_server_on_it_serves_and_what_it_wrote_is_verified_and_shown() {
     let Some(target) = keyspace().await else { return };
     let store = store(&target);
@@ -95,4 +111,25 @@ async fn a_server_on_it_serves_and_what_it_wrote_is_verified_and_shown() {
     let shown = run(&["inspect", "--store", &store, "--conversation", "d:alice:bob", "--limit", "100"]);
     assert_eq!(shown.code, 0, "{shown:?}");
     assert!(shown.stdout.contains("message") && !shown.stdout.contains("secret"), "{shown:?}");
+}
+
+#[tokio::test]
+async fn connections_to_the_database_are_tls_when_told_whom_to_trust() {
+    let Some(target) = keyspace().await else { return };
+    let plain = store(&target);
+    let no_certificates = tempfile::NamedTempFile::new().unwrap();
+    for (file, why) in
+        [("/nowhere/ca.pem", "No such file"), (no_certificates.path().to_str().unwrap(), "no certificate")]
+    {
+        refuses(&serve(&format!("{plain}&tls={file}")), 2, &[file, why, "signed the database's certificates"]);
+    }
+    let Some(ca) = cql_support::certificate() else { return };
+    let trusted = format!("{plain}&tls={ca}");
+    let server = Program::serve_store(&trusted);
+    Peer::connect(&server.addr, "alice").await.send("d:alice:bob", "m", "over TLS").await;
+    server.stop();
+    assert_eq!(run(&["verify", "--store", &trusted]).code, 0);
+    // Another's certificate is not trusted: nothing is said in the clear instead.
+    let other = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/server_suite/testdata/cert.pem");
+    refuses(&serve(&format!("{plain}&tls={other}")), 1, &["--store", "certificate"]);
 }

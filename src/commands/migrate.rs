@@ -2,21 +2,26 @@
 //!
 //! The epoch goes along, so devices go on with the cursors they have.
 
+use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::{Arg, ArgMatches, Command};
-use everline::config::{Clock, Options, Settings, StoreChoice, options};
+use everline::config::{Clock, CqlTarget, Options, Policy, Settings, StoreChoice, options};
 use everline::migrate::{Progress, Terms, migrate};
 use everline::store::Store;
 use everline::store::cql::schema;
-use tokio::time::{Instant, interval};
+use everline::store::embedded::Embedded;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::time::{Instant, sleep};
 
 use super::{Failure, print, settings, stores};
 
-/// A line of progress so often.
-const TELL: Duration = Duration::from_secs(2);
+/// A line of progress so often, where there is no terminal.
+const TELL: Duration = Duration::from_secs(5);
+/// The bar moves so often.
+const REDRAW: Duration = Duration::from_millis(200);
 /// Timelines counted at once.
 const COUNT: usize = 5000;
 
@@ -57,7 +62,14 @@ async fn copy(matches: &ArgMatches) -> Result<(), Failure> {
         return Err(Failure::Usage("--to: cql://HOST:PORT,.../KEYSPACE is needed".to_owned()));
     };
     let source = stores::open_existing(&dir)?;
-    let target: Arc<dyn Store> = stores::open_cql(keyspace, &to.policy).await?;
+    let copied = into(keyspace, &to.policy, &source).await;
+    // Sealed again, also when it came to nothing.
+    source.close().map_err(Failure::failed)?;
+    copied
+}
+
+async fn into(keyspace: &CqlTarget, policy: &Policy, source: &Embedded) -> Result<(), Failure> {
+    let target: Arc<dyn Store> = stores::open_cql(keyspace, policy).await?;
     if target.epoch() != source.epoch() {
         if !target.timelines(None, 1).await.map_err(Failure::failed)?.is_empty() {
             let why = format!("--to: keyspace {} holds other data; give an empty one", keyspace.keyspace);
@@ -65,21 +77,19 @@ async fn copy(matches: &ArgMatches) -> Result<(), Failure> {
         }
         schema::set_epoch(keyspace, &source.epoch()).await.map_err(stores::cql_failure)?;
     }
-    let keep_until = Clock::system().now_ms().saturating_add(to.policy.dedupe_ms);
+    let keep_until = Clock::system().now_ms().saturating_add(policy.dedupe_ms);
     let (terms, progress) = (Terms { keep_until, node: rand::random() }, Progress::default());
-    let total = count(&*source).await?;
-    let began = Instant::now();
-    {
-        let copying = migrate(&*source, &target, terms, &progress);
-        tokio::pin!(copying);
-        let mut ticks = interval(TELL);
-        loop {
-            tokio::select! {
-                done = &mut copying => break done.map_err(Failure::failed)?,
-                _ = ticks.tick() => tell(&progress, total, began)?,
-            }
+    let shown = Shown::new(count(source).await?)?;
+    let copying = migrate(source, &target, terms, &progress);
+    tokio::pin!(copying);
+    loop {
+        tokio::select! {
+            done = &mut copying => break done.map_err(Failure::failed)?,
+            () = sleep(shown.pause()) => shown.tell(&progress),
         }
     }
+    shown.tell(&progress);
+    shown.bar.abandon();
     let number = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     print::table(&[
         ("timelines", number(&progress.timelines)),
@@ -90,21 +100,52 @@ async fn copy(matches: &ArgMatches) -> Result<(), Failure> {
     print::line(format_args!("verified; keyspace {} has epoch {}", keyspace.keyspace, source.epoch()))
 }
 
-async fn count(store: &dyn Store) -> Result<u64, Failure> {
-    let (mut total, mut after) = (0, None);
+/// Timelines, and the entries they hold.
+async fn count(store: &dyn Store) -> Result<(u64, u64), Failure> {
+    let (mut timelines, mut entries, mut after) = (0, 0, None);
     loop {
-        let timelines = store.timelines(after, COUNT).await.map_err(Failure::failed)?;
-        let Some(last) = timelines.last().cloned() else { return Ok(total) };
-        total += timelines.len() as u64;
+        let page = store.timelines(after, COUNT).await.map_err(Failure::failed)?;
+        let Some(last) = page.last().cloned() else { return Ok((timelines, entries)) };
+        for id in &page {
+            let head = store.head(id).await.map_err(Failure::failed)?;
+            entries += head.position.seq.saturating_sub(head.floor);
+        }
+        timelines += page.len() as u64;
         after = Some(last);
     }
 }
 
-/// A bar as a line: it is read in terminals and in logs.
-fn tell(progress: &Progress, total: u64, began: Instant) -> Result<(), Failure> {
-    let (done, entries) = (progress.timelines.load(Ordering::Relaxed), progress.entries.load(Ordering::Relaxed));
-    let filled = usize::try_from(done * 30 / total.max(1)).unwrap_or(30).min(30);
-    let bar = format!("{}{}", "#".repeat(filled), ".".repeat(30 - filled));
-    let seconds = began.elapsed().as_secs();
-    print::line(format_args!("[{bar}] {done}/{total} timelines, {entries} entries, {seconds} s"))
+/// How far it is, on stderr: a bar on a terminal, a line now and then elsewhere.
+struct Shown {
+    bar: ProgressBar,
+    timelines: u64,
+    began: Instant,
+}
+
+impl Shown {
+    fn new((timelines, entries): (u64, u64)) -> Result<Self, Failure> {
+        // Nothing is drawn where stderr is no terminal.
+        let bar = ProgressBar::with_draw_target(Some(entries), ProgressDrawTarget::stderr_with_hz(5));
+        let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} entries {per_sec} {eta} {msg}");
+        bar.set_style(style.map_err(Failure::failed)?);
+        Ok(Self { bar, timelines, began: Instant::now() })
+    }
+
+    fn pause(&self) -> Duration {
+        if self.bar.is_hidden() { TELL } else { REDRAW }
+    }
+
+    fn tell(&self, progress: &Progress) {
+        let entries = progress.entries.load(Ordering::Relaxed);
+        let timelines = format!("{}/{} timelines", progress.timelines.load(Ordering::Relaxed), self.timelines);
+        if self.bar.is_hidden() {
+            let all = self.bar.length().unwrap_or_default();
+            let seconds = self.began.elapsed().as_secs();
+            // Nobody may be reading.
+            let _ = writeln!(std::io::stderr(), "{entries}/{all} entries, {timelines}, {seconds} s");
+        } else {
+            self.bar.set_message(timelines);
+            self.bar.set_position(entries);
+        }
+    }
 }

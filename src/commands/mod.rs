@@ -25,7 +25,11 @@ use std::path::Path;
 
 use clap::{ArgMatches, Command};
 use everline::config::{self, Options, Settings};
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
 
 /// Why a command ends badly; one line.
 #[derive(Debug)]
@@ -95,13 +99,13 @@ pub(crate) fn settings(defaults: Options, matches: &ArgMatches) -> Result<Settin
 /// connection is part of our own line about it.
 const LOGGED: &str = "info,scylla=error,scylla::cluster::metadata=off";
 
-/// Logs go to stderr; `RUST_LOG` decides what, `info` without it.
+/// Logs go to stderr; `RUST_LOG` decides what, `info` without it. Of the libraries nothing finer than `info`
+/// is ever let through: below it they print what they carry, bodies and tokens among it.
 pub(crate) fn start_logging() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOGGED));
+    let may_be_told = filter_fn(|about| about.target().starts_with("everline") || *about.level() <= Level::INFO);
+    let lines =
+        tracing_subscriber::fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr);
     // Fails only when a subscriber is installed already, which then logs.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .try_init();
+    let _ = tracing_subscriber::registry().with(filter).with(lines.with_filter(may_be_told)).try_init();
 }

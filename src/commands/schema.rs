@@ -9,7 +9,7 @@ use super::{Failure, print, stores};
 pub(super) fn command() -> Command {
     let flag = |name: &'static str, help: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue).help(help);
     let command = Command::new("schema")
-        .about("Makes keyspace and tables of a CQL store (--store cql://.../KEYSPACE[?replication=N]) where they are not there yet")
+        .about("Makes keyspace and tables of a CQL store (--store cql://.../KEYSPACE[?replication=N&tls=FILE]) where they are not there yet")
         .arg(flag("print", "Only prints the statements"))
         .arg(flag("new-epoch", "After a restore: names the data anew, so that devices load everything again"));
     stores::add_to(command)

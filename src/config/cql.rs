@@ -1,7 +1,11 @@
-//! Where a CQL store is: `cql://[USER:PASSWORD@]HOST:PORT,.../KEYSPACE[?replication=N]`.
+//! Where a CQL store is: `cql://[USER:PASSWORD@]HOST:PORT,.../KEYSPACE[?replication=N&tls=FILE]`.
+
+use std::path::PathBuf;
 
 use super::Secret;
 
+/// The form, for messages.
+const FORM: &str = "cql://[USER:PASSWORD@]HOST:PORT,.../KEYSPACE[?replication=N&tls=FILE]";
 /// Replication of a keyspace that is made without being told otherwise.
 const REPLICATION: u8 = 3;
 
@@ -16,6 +20,9 @@ pub struct CqlTarget {
     pub user: Option<(String, Secret)>,
     /// Copies in each data centre, when `everline schema` makes the keyspace.
     pub replication: u8,
+    /// With it connections are TLS: PEM certificates of whoever signed those of the database, which must
+    /// bear the IP addresses of its nodes.
+    pub tls: Option<PathBuf>,
 }
 
 impl CqlTarget {
@@ -24,7 +31,7 @@ impl CqlTarget {
     /// # Errors
     /// What is wrong, without the text itself: it may hold a password.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || "not of the form cql://[USER:PASSWORD@]HOST:PORT,.../KEYSPACE[?replication=N]".to_owned();
+        let wrong = || format!("not of the form {FORM}");
         let rest = text.strip_prefix("//").ok_or_else(wrong)?;
         let (place, query) = rest.split_once('?').map_or((rest, None), |(place, query)| (place, Some(query)));
         let (authority, keyspace) = place.rsplit_once('/').ok_or_else(wrong)?;
@@ -39,16 +46,18 @@ impl CqlTarget {
         if !is_name(keyspace) {
             return Err("the keyspace must begin with a letter and be of lower case letters, digits and _".to_owned());
         }
-        let replication = match query {
-            Some(query) => query
-                .strip_prefix("replication=")
-                .and_then(|copies| copies.parse().ok())
-                .filter(|copies| *copies > 0)
-                .ok_or_else(wrong)?,
-            None => REPLICATION,
-        };
+        let (mut replication, mut tls) = (REPLICATION, None);
+        for option in query.iter().flat_map(|query| query.split('&')) {
+            match option.split_once('=') {
+                Some(("replication", copies)) => {
+                    replication = copies.parse().ok().filter(|copies| *copies > 0).ok_or_else(wrong)?;
+                }
+                Some(("tls", file)) if !file.is_empty() => tls = Some(PathBuf::from(file)),
+                _ => return Err(wrong()),
+            }
+        }
         let user = user.map(|(name, password)| (name.to_owned(), Secret::new(password)));
-        Ok(Self { hosts, keyspace: keyspace.to_owned(), user, replication })
+        Ok(Self { hosts, keyspace: keyspace.to_owned(), user, replication, tls })
     }
 }
 
@@ -73,7 +82,10 @@ mod tests {
         assert_eq!(target.hosts, ["a:9042", "[::1]:19042"]);
         assert_eq!((target.keyspace.as_str(), target.replication), ("ever_line2", 1));
         assert_eq!(target.user.unwrap(), ("u".to_owned(), Secret::new("p:w")));
-        assert_eq!(CqlTarget::parse("//a:9042/everline").unwrap().replication, 3);
+        let target = CqlTarget::parse("//a:9042/everline").unwrap();
+        assert_eq!((target.replication, target.tls), (3, None));
+        let target = CqlTarget::parse("//a:9042/everline?tls=/etc/ca.pem&replication=2").unwrap();
+        assert_eq!((target.replication, target.tls), (2, Some("/etc/ca.pem".into())));
         for wrong in [
             "a:9042/k",
             "//a/k",
@@ -87,6 +99,9 @@ mod tests {
             "//u@a:9042/k",
             "//a:9042/k?replication=0",
             "//a:9042/k?x=1",
+            "//a:9042/k?",
+            "//a:9042/k?tls=",
+            "//a:9042/k?replication=1&&tls=x",
             "//a:9042/k;drop",
         ] {
             assert!(CqlTarget::parse(wrong).is_err(), "{wrong}");

@@ -1,11 +1,12 @@
 //! The program as a child process that ends with the test, and a client of a few lines.
 
-#![allow(unreachable_pub)]
+#![allow(unreachable_pub, dead_code, reason = "shared by tests that use parts of it")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
 
 use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
@@ -13,7 +14,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
-const SECRET: &str = "a secret of the tests";
+pub const SECRET: &str = "a secret of the tests";
 
 /// How a command ended.
 #[derive(Debug)]
@@ -28,6 +29,11 @@ fn everline() -> Command {
     // Nothing of the machine the test runs on.
     command.env_clear().env("NO_COLOR", "1").current_dir(std::env::temp_dir());
     command
+}
+
+/// A command under way, to be killed.
+pub fn start(args: &[&str]) -> Child {
+    everline().args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
 /// Runs a command to its end.
@@ -50,6 +56,7 @@ pub fn text(path: &Path) -> String {
 pub struct Program {
     child: Child,
     pub addr: String,
+    logs: JoinHandle<String>,
 }
 
 impl Program {
@@ -60,11 +67,17 @@ impl Program {
 
     /// `everline serve` on any store.
     pub fn serve_store(store: &str) -> Self {
+        Self::serve_as(store, |_| ())
+    }
+
+    /// `everline serve` with more arguments or another environment.
+    pub fn serve_as(store: &str, change: impl FnOnce(&mut Command)) -> Self {
         let mut command = everline();
         command.args(["serve", "--listen", "127.0.0.1:0", "--store", store, "--jwt-secret", SECRET]);
+        change(&mut command);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let addr = read_until(child.stderr.take().unwrap(), "addr=");
-        Self { child, addr }
+        let (addr, logs) = read_until(child.stderr.take().unwrap(), "addr=");
+        Self { child, addr, logs }
     }
 
     /// `everline demo` on a directory.
@@ -72,16 +85,17 @@ impl Program {
         let mut command = everline();
         command.args(["demo", "--listen", "127.0.0.1:0", "--dir", dir]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let addr = read_until(child.stdout.take().unwrap(), "open http://");
-        Self { child, addr }
+        let (addr, logs) = read_until(child.stdout.take().unwrap(), "open http://");
+        Self { child, addr, logs }
     }
 
-    /// SIGTERM, and waits for a good end.
-    pub fn stop(mut self) {
+    /// SIGTERM, and waits for a good end. Gives everything it has told.
+    pub fn stop(mut self) -> String {
         let told = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
         assert!(told.success());
         let ended = self.child.wait().unwrap();
         assert!(ended.success(), "{ended}");
+        std::mem::replace(&mut self.logs, std::thread::spawn(String::new)).join().unwrap()
     }
 }
 
@@ -92,15 +106,22 @@ impl Drop for Program {
     }
 }
 
-/// What follows `mark`, up to a blank; the rest of the stream is read and thrown away.
-fn read_until(stream: impl Read + Send + 'static, mark: &str) -> String {
-    let mut lines = BufReader::new(stream).lines();
-    let found = lines.by_ref().map(Result::unwrap).find_map(|line| {
-        let rest = line.split_once(mark)?.1;
-        Some(rest.split_whitespace().next().unwrap_or_default().to_owned())
+/// What follows `mark`, up to a blank; and all of the stream, once it has ended.
+fn read_until(stream: impl Read + Send + 'static, mark: &str) -> (String, JoinHandle<String>) {
+    let mut lines = BufReader::new(stream).lines().map(Result::unwrap);
+    let (mut told, mut found) = (String::new(), None);
+    while found.is_none() {
+        let line = lines.next().expect("the program tells its address");
+        let rest = line.split_once(mark).map(|(_, rest)| rest.split_whitespace().next().unwrap_or_default().to_owned());
+        told += &line;
+        told.push('\n');
+        found = rest;
+    }
+    let logs = std::thread::spawn(move || {
+        lines.for_each(|line| told += &(line + "\n"));
+        told
     });
-    std::thread::spawn(move || lines.for_each(drop));
-    found.expect("the program tells its address")
+    (found.unwrap_or_default(), logs)
 }
 
 /// Head and content of an answer to GET.
@@ -127,18 +148,36 @@ impl Peer {
     }
 
     pub async fn hello(addr: &str, user: &str, token: &str) -> Self {
+        let (this, welcome) = Self::resume(addr, token, json!({})).await;
+        assert_eq!(welcome["user_id"], user, "{welcome}");
+        this
+    }
+
+    /// With more fields of the hello, such as a cursor. Gives the welcome, too.
+    pub async fn resume(addr: &str, token: &str, more: Value) -> (Self, Value) {
         let mut request = format!("ws://{addr}/v1/ws").into_client_request().unwrap();
         request.headers_mut().insert("Sec-WebSocket-Protocol", "everline.v1.json".parse().unwrap());
         let (socket, _) = connect_async(request).await.unwrap();
         let mut this = Self { socket, epoch: String::new() };
-        let welcome = this.ask(json!({"type": "hello", "id": "hello", "token": token, "device_id": "phone"})).await;
-        assert_eq!((&welcome["type"], &welcome["user_id"]), (&json!("welcome"), &json!(user)), "{welcome}");
+        let mut hello = json!({"type": "hello", "id": "hello", "token": token, "device_id": "phone"});
+        more.as_object().unwrap().iter().for_each(|(name, value)| hello[name] = value.clone());
+        let welcome = this.ask(hello).await;
+        assert_eq!(welcome["type"], "welcome", "{welcome}");
         this.epoch = welcome["epoch"].as_str().unwrap().to_owned();
-        this
+        (this, welcome)
+    }
+
+    /// The next frame of the server's own.
+    pub async fn next(&mut self) -> Value {
+        loop {
+            if let Message::Text(frame) = self.socket.next().await.unwrap().unwrap() {
+                return serde_json::from_str(&frame).unwrap();
+            }
+        }
     }
 
     /// Sends a request and waits for its answer; acknowledges what comes meanwhile.
-    async fn ask(&mut self, request: Value) -> Value {
+    pub async fn ask(&mut self, request: Value) -> Value {
         self.write(&request).await;
         loop {
             let frame = self.socket.next().await.unwrap().unwrap();
@@ -156,8 +195,8 @@ impl Peer {
         self.socket.send(Message::text(frame.to_string())).await.unwrap();
     }
 
-    /// Sends a message until the server takes it.
-    pub async fn send(&mut self, conv_id: &str, id: &str, text: &str) {
+    /// Sends a message until the server takes it. Gives its conv_seq.
+    pub async fn send(&mut self, conv_id: &str, id: &str, text: &str) -> u64 {
         loop {
             let send =
                 json!({"type": "send", "id": id, "conv_id": conv_id, "client_msg_id": id, "body": {"text": text}});
@@ -166,7 +205,10 @@ impl Peer {
                 Some(pause) if answer["code"] == "rate_limited" => {
                     tokio::time::sleep(std::time::Duration::from_millis(pause)).await;
                 }
-                _ => return assert_eq!(answer["type"], "sent", "{answer}"),
+                _ => {
+                    assert_eq!(answer["type"], "sent", "{answer}");
+                    return answer["conv_seq"].as_u64().unwrap();
+                }
             }
         }
     }

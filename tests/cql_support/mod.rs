@@ -28,6 +28,15 @@ pub fn hosts() -> Option<String> {
     hosts
 }
 
+/// Whom to trust when connecting to it by TLS.
+pub fn certificate() -> Option<String> {
+    let file = std::env::var("EVERLINE_TEST_CQL_CA").ok();
+    if file.is_none() {
+        eprintln!("SKIPPED: EVERLINE_TEST_CQL_CA names no certificate to trust (scripts/cassandra up --tls makes one)");
+    }
+    file
+}
+
 /// A fresh keyspace with the schema in it.
 pub async fn keyspace() -> Option<CqlTarget> {
     let target = unmade_keyspace()?;

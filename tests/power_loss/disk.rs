@@ -77,6 +77,13 @@ enum NameOp {
     Move { from: (u64, OsString), to: (u64, OsString), ino: u64 },
 }
 
+/// Names as they are, or as they are without power.
+#[derive(Debug, Clone, Copy)]
+enum Which {
+    Live,
+    Durable,
+}
+
 #[derive(Debug)]
 pub(crate) struct Disk {
     nodes: HashMap<u64, Node>,
@@ -228,7 +235,7 @@ impl Disk {
         let prefix = rng.random_range(0..=self.names.len());
         for (no, op) in self.names.iter().enumerate() {
             if if as_prefix { no < prefix } else { rng.random_bool(0.5) } {
-                left.rename_live(op);
+                left.change_names(op, Which::Live);
             }
         }
         for node in left.nodes.values_mut() {
@@ -283,14 +290,18 @@ impl Disk {
         }
     }
 
-    fn rename_live(&mut self, op: &NameOp) {
+    /// Does a change of names to what the program sees, or to what outlives the power.
+    fn change_names(&mut self, op: &NameOp, which: Which) {
         let mut set = |dir: u64, name: &OsString, ino: Option<u64>| {
-            if let Ok(names) = self.dir(dir) {
-                match ino {
-                    Some(ino) => names.insert(name.clone(), ino),
-                    None => names.remove(name),
-                };
-            }
+            let Some(Node::Dir { live, durable }) = self.nodes.get_mut(&dir) else { return };
+            let names = match which {
+                Which::Live => live,
+                Which::Durable => durable,
+            };
+            match ino {
+                Some(ino) => names.insert(name.clone(), ino),
+                None => names.remove(name),
+            };
         };
         match op {
             NameOp::Set(dir, name, ino) => set(*dir, name, Some(*ino)),
@@ -303,7 +314,7 @@ impl Disk {
     }
 
     fn name(&mut self, op: NameOp) {
-        self.rename_live(&op);
+        self.change_names(&op, Which::Live);
         self.names.push(op);
     }
 
@@ -426,28 +437,9 @@ impl Disk {
         let (done, rest) = std::mem::take(&mut self.names).into_iter().partition::<Vec<_>, _>(touches);
         self.names = rest;
         for op in done {
-            self.make_durable(&op);
+            self.change_names(&op, Which::Durable);
         }
         Ok(())
-    }
-
-    fn make_durable(&mut self, op: &NameOp) {
-        let mut set = |dir: u64, name: &OsString, ino: Option<u64>| {
-            if let Some(Node::Dir { durable, .. }) = self.nodes.get_mut(&dir) {
-                match ino {
-                    Some(ino) => durable.insert(name.clone(), ino),
-                    None => durable.remove(name),
-                };
-            }
-        };
-        match op {
-            NameOp::Set(dir, name, ino) => set(*dir, name, Some(*ino)),
-            NameOp::Remove(dir, name) => set(*dir, name, None),
-            NameOp::Move { from, to, ino } => {
-                set(from.0, &from.1, None);
-                set(to.0, &to.1, Some(*ino));
-            }
-        }
     }
 }
 

@@ -190,7 +190,9 @@ async fn send(addr: String, pair: usize, promised: Arc<Mutex<Promised>>, enough:
             return;
         }
         for (id, is_sent) in under_way.iter_mut().filter(|(_, is_sent)| !**is_sent) {
-            let body = json!({"text": format!("{id} {}", "x".repeat(200))});
+            // Some within a sector, some over several: a write is torn in the middle, too.
+            let long = id.len() + id.bytes().map(usize::from).sum::<usize>() % 8 * 400;
+            let body = json!({"text": format!("{id} {}", "x".repeat(long))});
             let send = json!({"type":"send","id":id,"conv_id":conv,"client_msg_id":id,"body":body});
             if socket.send(Message::text(send.to_string())).await.is_err() {
                 return;

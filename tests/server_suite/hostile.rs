@@ -228,12 +228,12 @@ async fn what_is_no_http_is_refused_and_the_port_goes_on() {
 }
 
 #[tokio::test]
-async fn a_thousand_bad_tokens_are_refused_and_a_good_one_is_welcome() {
+async fn ten_thousand_bad_tokens_are_refused_and_a_good_one_is_welcome() {
     let house = House::start().await;
     let token = house.token("alice");
     let (signed, _) = token.rsplit_once('.').unwrap();
-    for round in 0..20 {
-        let refused = (0..50).map(async |n| {
+    for round in 0..100 {
+        let refused = (0..100).map(async |n| {
             let mut client = house.socket().await;
             let bad = format!("{signed}.{round}x{n}");
             client.send(json!({"type":"hello","id":"h","token":bad,"device_id":"phone"})).await;
@@ -258,4 +258,48 @@ async fn readers_that_stand_still_cost_the_healthy_ones_nothing() {
     for client in &mut still {
         assert_eq!(client.read_to(900).await, (1..=900).collect::<Vec<_>>());
     }
+}
+
+/// A device that reads a byte a second: it says hello and takes what comes so slowly that nothing ever ends.
+async fn crawl(house: &House, user: &str, device: &str) -> tokio::task::JoinHandle<()> {
+    let mut raw = Raw::upgraded(house).await;
+    let hello = json!({"type":"hello","id":"h","token":house.token(user),"device_id":device});
+    raw.write(&frame(0x81, hello.to_string().as_bytes())).await;
+    let (_, welcome) = raw.read().await.unwrap();
+    assert!(welcome.starts_with(b"{\"type\":\"welcome\""));
+    tokio::spawn(async move {
+        while raw.0.read_u8().await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_readers_at_a_byte_a_second_beside_a_hundred_healthy_ones() {
+    const USERS: usize = 100;
+    const SLOW: usize = 10;
+    const MESSAGES: usize = 30;
+    let house = House::with(|settings| {
+        settings.session.page_bytes = 4000;
+        settings.policy.max_devices = SLOW + 1;
+        settings.max_connections_per_address = 0;
+    })
+    .await;
+    let (mut crawlers, mut healthy) = (Vec::new(), Vec::new());
+    for n in 0..USERS {
+        let user = format!("u{n}");
+        for device in 0..SLOW {
+            crawlers.push(crawl(&house, &user, &format!("slow{device}")).await);
+        }
+        healthy.push((house.live(&user, "healthy").await, user));
+    }
+    let served = healthy.iter_mut().map(|(client, user)| {
+        let house = &house;
+        async move {
+            house.post("sender", user, MESSAGES).await;
+            assert_eq!(client.read_to(MESSAGES as u64).await, (1..=MESSAGES as u64).collect::<Vec<_>>());
+        }
+    });
+    futures::future::join_all(served).await;
+    crawlers.iter().for_each(tokio::task::JoinHandle::abort);
 }

@@ -106,6 +106,14 @@ pub enum OpenError {
         /// The driver's words.
         why: String,
     },
+    /// The file of trusted certificates cannot be used.
+    #[error("--store: tls={file}: {why}; give the PEM file of whoever signed the database's certificates")]
+    Tls {
+        /// As configured.
+        file: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// There is no such keyspace.
     #[error("there is no keyspace {0}: make it with `everline schema --store ...`, or correct --store")]
     NoKeyspace(String),

@@ -3,6 +3,7 @@
 //! No retries, no speculation: a request is sent once, and its caller decides what an unknown outcome
 //! means. Consistency is QUORUM, of conditions SERIAL; never LOCAL_SERIAL beside it.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use scylla::client::session_builder::SessionBuilder;
 use scylla::errors::{DbError, ExecutionError, RequestAttemptError};
 use scylla::policies::retry::FallthroughRetryPolicy;
 use scylla::statement::{Consistency, SerialConsistency};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::OpenError;
 use super::routing::FixedReplica;
@@ -44,11 +46,29 @@ pub(super) async fn connect(target: &CqlTarget, timeout: Duration) -> Result<Con
     if let Some((name, password)) = &target.user {
         builder = builder.user(name, password.expose());
     }
+    if let Some(file) = &target.tls {
+        builder = builder.tls_context(Some(tls(file)?));
+    }
     let session = builder
         .build()
         .await
         .map_err(|error| OpenError::Unreachable { hosts: target.hosts.join(","), why: one_line(&error) })?;
     Ok(Connected { session, conditional })
+}
+
+/// TLS that trusts whom the file names, and nobody else.
+fn tls(file: &Path) -> Result<Arc<ClientConfig>, OpenError> {
+    let wrong = |why: String| OpenError::Tls { file: file.display().to_string(), why };
+    let pem = std::fs::read(file).map_err(|error| wrong(error.to_string()))?;
+    let certificates = rustls_pemfile::certs(&mut pem.as_slice()).collect::<Result<Vec<_>, _>>();
+    let mut trusted = RootCertStore::empty();
+    for certificate in certificates.map_err(|error| wrong(error.to_string()))? {
+        trusted.add(certificate).map_err(|error| wrong(error.to_string()))?;
+    }
+    if trusted.is_empty() {
+        return Err(wrong("it holds no certificate".to_owned()));
+    }
+    Ok(Arc::new(ClientConfig::builder().with_root_certificates(trusted).with_no_client_auth()))
 }
 
 /// An error's text as one line.

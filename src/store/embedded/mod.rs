@@ -36,6 +36,7 @@ mod seal;
 mod shared;
 mod stats;
 mod tail;
+mod torn;
 mod values;
 mod witness;
 

@@ -23,6 +23,7 @@ use super::queue::Queue;
 use super::record::{self, Record};
 use super::seal::{self, Broken};
 use super::shared::{Limits, Shared};
+use super::torn::{self, Refused};
 use super::values::{self, Marker};
 use super::witness::{self, Witness};
 
@@ -31,8 +32,11 @@ pub(super) const FORMAT: u32 = 1;
 /// Digits of an epoch: without those that look like others.
 const DIGITS: &[u8; 32] = b"abcdefghjkmnpqrstuvwxyz023456789";
 const EPOCH_LEN: usize = 12;
-/// Present in a directory that the engine has finished creating.
+/// Present in a directory that the engine has created.
 const ENGINE_MARKER: &str = "version";
+/// There from before the engine makes its first file until all of it is durable: what stands beside it is of
+/// no use. The engine itself confuses keyspaces if it goes on with a part of what it had made.
+const CREATING: &str = "creating";
 
 /// Why a directory was not opened. Each prints as one line.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -80,6 +84,7 @@ pub(super) fn open(options: &Options) -> Result<Opened, OpenError> {
     let dir = Dir(&options.dir);
     dir.prepare()?;
     dir.seal()?;
+    dir.torn()?;
     let disk = dir.engine(options)?;
     let epoch = dir.meta(&disk)?;
     let marker = dir.marker(&disk)?;
@@ -138,9 +143,10 @@ impl Dir<'_> {
         }
     }
 
-    /// Creates the directory, or clears what a creation that was interrupted has left.
+    /// Makes a new directory ready for the engine; clears what a creation that was interrupted has left.
     fn prepare(&self) -> Result<(), OpenError> {
-        if self.0.join(ENGINE_MARKER).exists() {
+        let is_unfinished = self.0.join(CREATING).exists();
+        if !is_unfinished && self.0.join(ENGINE_MARKER).exists() {
             return Ok(());
         }
         self.make().map_err(|error| self.io(&error))?;
@@ -148,19 +154,31 @@ impl Dir<'_> {
         let lock = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(self.0.join("lock"));
         let lock = lock.map_err(|error| self.io(&error))?;
         lock.try_lock().map_err(|_| OpenError::Locked(self.name()))?;
-        let leftovers = ["lock", "0.jnl", "keyspaces"];
-        let listing = std::fs::read_dir(self.0).map_err(|error| self.io(&error))?;
-        for found in listing {
-            let name = found.map_err(|error| self.io(&error))?.file_name();
-            if !leftovers.iter().any(|known| name == **known) {
-                return Err(OpenError::Foreign(self.name()));
+        let listing = std::fs::read_dir(self.0).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
+        for found in listing.map_err(|error| self.io(&error))? {
+            let (name, path) = (found.file_name(), found.path());
+            let is_ours = is_unfinished && (name == ENGINE_MARKER || path.extension().is_some_and(|end| end == "jnl"));
+            match name.to_str() {
+                Some("lock" | CREATING) => Ok(()),
+                Some("keyspaces") if is_unfinished => std::fs::remove_dir_all(path),
+                _ if is_ours => std::fs::remove_file(path),
+                _ => return Err(OpenError::Foreign(self.name())),
             }
+            .map_err(|error| self.io(&error))?;
         }
-        let journal = self.0.join("0.jnl");
-        if journal.exists() {
-            std::fs::remove_file(journal).map_err(|error| self.io(&error))?;
-        }
-        Ok(())
+        let begin = || std::fs::File::create(self.0.join(CREATING))?.sync_all().and_then(|()| self.sync());
+        begin().map_err(|error| self.io(&error))
+    }
+
+    /// Everything the engine has made is durable.
+    fn created(&self) -> std::io::Result<()> {
+        std::fs::remove_file(self.0.join(CREATING))?;
+        self.sync()
+    }
+
+    /// Makes the names in it durable.
+    fn sync(&self) -> std::io::Result<()> {
+        std::fs::File::open(self.0)?.sync_all()
     }
 
     /// Makes the directory, with those above it, durably: a name lost with the power is a lost store.
@@ -187,6 +205,24 @@ impl Dir<'_> {
         OpenError::Format(self.name(), format!("{number}, this version reads {FORMAT}"))
     }
 
+    /// Cuts off what power loss has left of a write that nobody was told of.
+    fn torn(&self) -> Result<(), OpenError> {
+        let seen = match witness::path(self.0).exists() {
+            true => Witness::open(self.0).and_then(|mut witness| witness.read()).map_err(|error| self.io(&error))?,
+            false => None,
+        };
+        let seen = seen.map_or(0, |seen| seen.commit_no);
+        torn::cut(self.0, seen).map_err(|refused| match refused {
+            Refused::Damaged(what) => self.damaged(what),
+            Refused::Lost(first) => self.lost(first, seen),
+            Refused::Io(error) => self.io(&error),
+        })
+    }
+
+    fn lost(&self, first: u64, last: u64) -> OpenError {
+        OpenError::Lost { dir: self.name(), first, last, witness: witness::path(self.0).display().to_string() }
+    }
+
     /// The engine may panic over files it did not expect; that is damage like any other.
     fn engine(&self, options: &Options) -> Result<Disk, OpenError> {
         let sizes = Sizes { cache: options.cache_bytes, memtable: options.memtable_bytes };
@@ -200,14 +236,13 @@ impl Dir<'_> {
     /// Checks the format and gives the epoch; a new directory gets both.
     fn meta(&self, disk: &Disk) -> Result<String, OpenError> {
         let get = |key| disk.meta.get(key).map_err(|error| self.engine_error(&error));
-        let Some(format) = get(keys::META_FORMAT)? else {
-            if disk.all().iter().any(|keyspace| !keyspace.is_empty().unwrap_or(false)) {
-                return Err(self.damaged("meta at key format is missing"));
-            }
+        if self.0.join(CREATING).exists() {
             let epoch = new_epoch();
             write_meta(disk, &epoch).map_err(|error| self.engine_error(&error))?;
+            self.created().map_err(|error| self.io(&error))?;
             return Ok(epoch);
-        };
+        }
+        let format = get(keys::META_FORMAT)?.ok_or_else(|| self.damaged("meta at key format is missing"))?;
         if *format != FORMAT.to_be_bytes() {
             let number = <[u8; 4]>::try_from(&*format).map(u32::from_be_bytes);
             let what = number.map_or_else(|_| "not a number".to_owned(), |number| number.to_string());
@@ -292,12 +327,7 @@ impl Dir<'_> {
         let seen = witness.read().map_err(|error| self.io(&error))?;
         let Some(seen) = seen else { return Ok(witness) };
         if seen.commit_no > end.commit_no {
-            return Err(OpenError::Lost {
-                dir: self.name(),
-                first: end.commit_no + 1,
-                last: seen.commit_no,
-                witness: witness::path(self.0).display().to_string(),
-            });
+            return Err(self.lost(end.commit_no + 1, seen.commit_no));
         }
         if seen.commit_no == end.commit_no && seen.hash != end.hash {
             return Err(self.damaged(format!("journal record {} is another than was written", seen.commit_no)));
