@@ -20,6 +20,9 @@ mod answers;
 mod check;
 mod decide;
 mod device;
+#[cfg(planted_bugs)]
+#[path = "../hunt/mod.rs"]
+mod hunt;
 mod known;
 mod model;
 mod place;
@@ -219,41 +222,13 @@ fn the_same_seed_is_the_same_history() {
 #[cfg(planted_bugs)]
 #[test]
 fn every_planted_bug_is_found() {
-    use everline::planted::{Bug, choose};
-
     // Not seen by these histories: how fast others go on; what the client library and the sessions do; and
     // a mark that takes three nodes and a moment to miss. `tests/rules` has a scenario for each.
-    let blind = ["OneHoldsUpAll", "MarkForgetsOpen", "OlderAnswerBelieved", "LostWakeUp", "OverflowForgotten"];
-    let seen = |bug: &Bug| !blind.contains(&format!("{bug:?}").as_str());
-    let wanted = std::env::var("EVERLINE_BUG").ok();
-    let bugs: Vec<Bug> = Bug::ALL
-        .iter()
-        .copied()
-        .filter(|bug| wanted.as_ref().map_or_else(|| seen(bug), |name| format!("{bug:?}") == *name))
-        .collect();
-    let (next, missed) = (AtomicU64::new(0), Mutex::new(Vec::new()));
-    let work = || {
-        while let Some(bug) = bugs.get(usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap()) {
-            choose(Some(*bug));
-            let seeds = number("EVERLINE_SEEDS").unwrap_or(2000);
-            let found = (0..seeds).find_map(|seed| one(seed).err().map(|wrong| (seed, wrong)));
-            match found {
-                Some((seed, wrong)) => {
-                    let wrong = wrong.split(&format!("seed {seed}: ")).last().unwrap_or_default().to_owned();
-                    let wrong: String = wrong.lines().next().unwrap_or_default().chars().take(160).collect();
-                    eprintln!("{bug:?}: found by seed {seed}: {wrong}");
-                }
-                None => {
-                    eprintln!("{bug:?}: NOT found by {seeds} seeds");
-                    missed.lock().unwrap().push(*bug);
-                }
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        scope.spawn(work);
-        scope.spawn(work);
+    const BLIND: [&str; 5] =
+        ["OneHoldsUpAll", "MarkForgetsOpen", "OlderAnswerBelieved", "LostWakeUp", "OverflowForgotten"];
+    let seeds = number("EVERLINE_SEEDS").unwrap_or(2000);
+    let hunt = hunt::Hunt { blind: &BLIND, seeds, patience: Duration::MAX };
+    hunt.run(|seed| {
+        one(seed).err().map(|wrong| wrong.split(&format!("seed {seed}: ")).last().unwrap_or_default().to_owned())
     });
-    let missed = missed.into_inner().unwrap();
-    assert!(missed.is_empty(), "not found: {missed:?}");
 }

@@ -172,6 +172,9 @@ impl Model {
         };
         let recalled = self.recalled.get(&(conv.clone(), target)).copied();
         let late = body && recalled.is_some_and(|at| at < since);
+        if body && recalled.is_some_and(|at| at >= since) {
+            self.count("older answers");
+        }
         hold!(self, !late, "{name}: the body of {conv} {target} is served after its recall: {event:?}");
         if matches!(event, Event::Message(_)) {
             let hidden = self.people[user].hidden.iter();

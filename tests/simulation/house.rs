@@ -25,6 +25,7 @@ use crate::line::{self, Frame, Frames, Gate, Line, Way};
 use crate::log::Log;
 use crate::model::{ConnId, Model, Rules};
 use crate::rough::{Hints, Rough};
+use crate::trap::{Trap, Trapped};
 
 const SECRET: &str = "a secret of the simulation";
 /// When it begins, milliseconds since 1970.
@@ -48,10 +49,18 @@ pub struct Setting {
     pub flood: bool,
 }
 
+impl Setting {
+    /// One node, on a store that decides each commit by itself.
+    pub fn is_alone(&self) -> bool {
+        !self.together && self.nodes == 1
+    }
+}
+
 /// One node: what is shared by its sessions, and its switches.
 struct Node {
     incarnation: u64,
     switches: Sim,
+    trap: Arc<Trap>,
     engine: Engine,
     shared: Arc<session::Shared>,
     /// Shut while it stands still.
@@ -169,7 +178,8 @@ impl House {
         };
         let hub = Arc::new(Hub::new(self.bus(incarnation)));
         let (clock, policy) = (self.0.clock.clone(), self.policy());
-        let store: Arc<dyn Store> = Arc::new(switches.clone());
+        let trap = Trap::new(switches.clone());
+        let store: Arc<dyn Store> = Arc::new(Trapped(Arc::clone(&trap)));
         let engine = Engine::new(store, Arc::clone(&hub), clock.clone(), policy.clone(), incarnation);
         let setting = self.setting();
         let limits = SessionLimits {
@@ -187,6 +197,7 @@ impl House {
         Node {
             incarnation,
             switches,
+            trap,
             engine,
             shared: Arc::new(shared),
             still: Arc::default(),
@@ -300,6 +311,11 @@ impl House {
     /// A node's store answers nothing (or does again); the node itself goes on.
     pub fn pause_store(&self, node: usize, on: bool) {
         locked(&self.0.state).nodes[node].switches.pause(on);
+    }
+
+    /// What can be set for this life of a node.
+    pub fn trap(&self, node: usize) -> Arc<Trap> {
+        Arc::clone(&locked(&self.0.state).nodes[node].trap)
     }
 
     /// A node does not reach the store (or does again).

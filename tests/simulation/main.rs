@@ -15,9 +15,14 @@
 #![allow(missing_docs, unreachable_pub)]
 
 mod answers;
+mod blows;
 mod device;
+mod exact;
 mod frames;
 mod house;
+#[cfg(planted_bugs)]
+#[path = "../hunt/mod.rs"]
+mod hunt;
 mod judge;
 mod line;
 mod log;
@@ -29,6 +34,7 @@ mod rough;
 mod run;
 mod scenes;
 mod sends;
+mod trap;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -42,7 +48,15 @@ use run::Run;
 /// Seeds when nobody says how many.
 const SEEDS: u64 = 40;
 /// What must have happened at least once in a run of [`ENOUGH`] seeds: else the generator is blind.
-const MUST_HAPPEN: [&str; 51] = [
+const MUST_HAPPEN: [&str; 59] = [
+    "ahead of delivery",
+    "feuds",
+    "last readings",
+    "looking back",
+    "older answers",
+    "one ails",
+    "outlived",
+    "partings",
     "burials",
     "buried alive",
     "changes",
@@ -105,26 +119,9 @@ const VIRTUAL: Duration = Duration::from_secs(24 * 60 * 60);
 /// Failed seeds after which no more are tried.
 const FAILURES: usize = 8;
 
-/// Bugs that stories show too rarely, or never, to be demanded of a short run: the first eight were never found
-/// so far, the others only by some hundred seeds. `tests/rules` has a scenario for every one.
+/// Bugs that stories show too rarely to be demanded of a short run. `tests/rules` has a scenario for every one.
 #[cfg(planted_bugs)]
-const BLIND: [&str; 15] = [
-    "RefusalToldToNobody",
-    "OneHoldsUpAll",
-    "MarkOutlivesTerm",
-    "MarkKeyReused",
-    "MarkForgetsOpen",
-    "ReceiptAfterRead",
-    "PageWithGap",
-    "OlderAnswerBelieved",
-    "RejoinForgetsChanges",
-    "EditServedAfterRecall",
-    "DuplicateBeforeOwnEffect",
-    "RecallAlwaysSubtracts",
-    "RecountSeesAhead",
-    "OverflowForgotten",
-    "DeleteOvertaken",
-];
+const BLIND: [&str; 1] = ["OverflowForgotten"];
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
@@ -268,41 +265,10 @@ fn the_same_seed_is_the_same_story() {
 #[cfg(planted_bugs)]
 #[test]
 fn every_planted_bug_is_found() {
-    use everline::planted::{Bug, choose};
-
-    let wanted = std::env::var("EVERLINE_BUG").ok();
-    let seen = |bug: &Bug| !BLIND.contains(&format!("{bug:?}").as_str());
-    let chosen = |bug: &Bug| wanted.as_ref().map_or_else(|| seen(bug), |name| format!("{bug:?}") == *name);
-    let bugs: Vec<Bug> = Bug::ALL.iter().copied().filter(chosen).collect();
-    let seeds = number("EVERLINE_SIM_SEEDS").unwrap_or(5000);
-    let patience = Duration::from_secs(number("EVERLINE_SIM_SECONDS").unwrap_or(300));
-    let (next, missed) = (AtomicU64::new(0), Mutex::new(Vec::new()));
-    let work = || {
-        while let Some(bug) = bugs.get(usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap()) {
-            let begun = Instant::now();
-            let found = (0..seeds).take_while(|_| begun.elapsed() < patience).find_map(|seed| {
-                choose(Some(*bug));
-                let came = watched(seed, || play(seed, false, None));
-                choose(None);
-                came.wrong.map(|wrong| (seed, wrong))
-            });
-            let took = begun.elapsed().as_secs_f64();
-            match found {
-                Some((seed, wrong)) => {
-                    let wrong: String = wrong.lines().next().unwrap_or_default().chars().take(150).collect();
-                    eprintln!("{bug:?}: found after {} seeds, {took:.1} s: {wrong}", seed + 1);
-                }
-                None => {
-                    eprintln!("{bug:?}: NOT found, {took:.1} s");
-                    missed.lock().unwrap().push(*bug);
-                }
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        scope.spawn(work);
-        scope.spawn(work);
-    });
-    let missed = missed.into_inner().unwrap();
-    assert!(missed.is_empty(), "not found: {missed:?}");
+    hunt::Hunt {
+        blind: &BLIND,
+        seeds: number("EVERLINE_SIM_SEEDS").unwrap_or(5000),
+        patience: Duration::from_secs(number("EVERLINE_SIM_SECONDS").unwrap_or(900)),
+    }
+    .run(|seed| watched(seed, || play(seed, false, None)).wrong);
 }

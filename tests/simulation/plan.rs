@@ -24,7 +24,7 @@ impl Run {
         MsgId::parse(&name).expect("a name")
     }
 
-    fn body(&mut self) -> Body {
+    pub fn body(&mut self) -> Body {
         let text = format!("<{}>", self.fresh("b"));
         Body::from_value(&serde_json::json!({ "t": text })).expect("an object")
     }

@@ -1,16 +1,18 @@
 //! What is pushed is there at once: scenes in which a push could be missed, and nothing else would tell
 //! before the next heartbeat.
 //!
-//! Only where one process does it all: between nodes a heartbeat may be needed.
+//! Only where one node does it all: between nodes a heartbeat may be needed.
 
 use std::time::Duration;
 
 use everline::protocol::*;
+use everline::store::TimelineId;
 use rand::Rng;
 use rand::seq::IndexedRandom;
 
 use crate::device::Act;
 use crate::run::{Run, ms};
+use crate::trap::Ailment;
 
 /// Many round trips of the slowest store looked at.
 const AT_ONCE: Duration = Duration::from_secs(6);
@@ -42,7 +44,7 @@ impl Run {
             tokio::time::sleep(Duration::from_micros(wait)).await;
             self.say(device, send);
         }
-        self.all_told().await
+        self.all_told(None).await
     }
 
     /// A device that does not read for a while, and more messages than any queue holds.
@@ -71,7 +73,7 @@ impl Run {
             self.say(device, send);
         }
         tokio::time::sleep(ms(8_000)).await;
-        self.all_told().await
+        self.all_told(None).await
     }
 
     /// A message this user will get, and a device of somebody else (or his) that can send it.
@@ -90,8 +92,39 @@ impl Run {
         self.raws[device].act(Act::Ask(Request::Send(send)));
     }
 
+    /// One node alone on a store that is not its own; one member's timeline is away, or an answer about it is lost:
+    /// the others are told all the same, and so is he of what was there already.
+    pub async fn one_ails(&mut self) -> Result<(), String> {
+        let setting = self.house.setting();
+        let quick = setting.faults.latency.end <= ms(40) && setting.heartbeat > AT_ONCE;
+        if !setting.is_alone() || !quick {
+            return Ok(());
+        }
+        let Some(company) = self.company(2) else { return Ok(()) };
+        let (author, reader) = (company.devices[0], company.devices[1]);
+        let (writes, reads) = (self.raws[author].user.clone(), self.raws[reader].user.clone());
+        let third = company.members.iter().find(|member| **member != writes && **member != reads).cloned();
+        let away = third.is_some() && self.rng.random_bool(0.6);
+        let ails = third.filter(|_| away).unwrap_or(reads);
+        self.restore(&[0]).await;
+        self.house.trouble(false);
+        self.go_to(author, 0);
+        self.go_to(reader, 0);
+        tokio::time::sleep(ms(3_000)).await;
+        self.note(&format!("{ails}'s timeline ails, away {away}"));
+        self.tick("one ails");
+        let trap = self.house.trap(0);
+        trap.ail(TimelineId::User(ails.clone()), if away { Ailment::Away } else { Ailment::AnswerLost });
+        let send = self.message(SendTo::Conv(company.conv));
+        self.say(author, send);
+        let told = self.all_told(away.then_some(&ails)).await;
+        trap.release();
+        self.house.trouble(true);
+        told
+    }
+
     /// Every device that is connected and was told that it is live has everything, and soon.
-    async fn all_told(&mut self) -> Result<(), String> {
+    async fn all_told(&mut self, except: Option<&UserId>) -> Result<(), String> {
         tokio::time::sleep(ms(500)).await;
         let heads: Vec<u64> = self.raws.iter().map(|device| self.house.sync_head(&device.user)).collect();
         tokio::time::sleep(AT_ONCE).await;
@@ -100,7 +133,8 @@ impl Run {
             let held = device.held();
             let seq = held.cursor.as_ref().map(|cursor| cursor.seq);
             let sound = device.wired.get().is_some_and(|(_, line, _)| line.is_sound());
-            if held.connected && held.live && sound && !device.may_lag() && self.house.is_up(0) {
+            let asked = except != Some(&device.user) && !device.may_lag();
+            if held.connected && held.live && sound && asked && self.house.is_up(0) {
                 checked += 1;
                 if seq.is_none_or(|seq| seq < head) {
                     late.push(format!("{} {} is at {seq:?} of {head}", device.user, device.id));

@@ -145,6 +145,7 @@ impl Run {
                 self.step().await?;
                 self.sound()?;
             }
+            self.last_blow().await;
             self.quiet().await?;
         }
         Ok(())
@@ -165,6 +166,12 @@ impl Run {
             49 => self.elsewhere().await,
             50 => self.patience().await,
             51..53 => self.burial().await,
+            53 => self.ahead_of_delivery().await,
+            54 => self.parting().await,
+            55 => self.looking_back().await,
+            56 => self.outlived().await,
+            57 => self.older_answer().await,
+            58..63 if self.house.setting().is_alone() => self.one_ails().await?,
             _ => {
                 for _ in 0..[1, 1, 2, 5][self.rng.random_range(0..4)] {
                     self.someone_asks();

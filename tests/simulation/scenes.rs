@@ -12,7 +12,7 @@ use crate::run::{Run, ms};
 
 impl Run {
     /// Up to a few round trips of the store.
-    async fn moments(&mut self, at_most: u32) {
+    pub async fn moments(&mut self, at_most: u32) {
         let trip = self.house.setting().faults.latency.end.max(ms(1)) * 2 * at_most;
         let wait = self.rng.random_range(0..trip.as_micros().max(1));
         tokio::time::sleep(Duration::from_micros(u64::try_from(wait).unwrap_or(0))).await;

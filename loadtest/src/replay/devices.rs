@@ -15,7 +15,7 @@ use everline::client::{
 use everline::protocol::{DeviceId, ResetReason, UserId, WS_PATH};
 use futures::future::BoxFuture;
 use tokio::sync::{Mutex as Gate, OnceCell};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::plan::{Device, People};
 use super::witness::Witness;
@@ -41,6 +41,8 @@ pub(crate) struct Counters {
     pub(crate) asked_again: AtomicU64,
     pub(crate) messages: AtomicU64,
     pub(crate) steps: AtomicU64,
+    /// After so many messages nothing more is asked for now; 0: no such moment.
+    pub(crate) hold_at: AtomicU64,
     /// What must not have been, in words.
     pub(crate) faults: Mutex<Vec<String>>,
 }
@@ -48,6 +50,13 @@ pub(crate) struct Counters {
 impl Counters {
     pub(crate) fn fault(&self, what: String) {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+    }
+
+    /// Waits as long as the replay is held.
+    pub(crate) async fn hold(&self) {
+        while matches!(self.hold_at.load(Relaxed), at if at > 0 && at <= self.messages.load(Relaxed)) {
+            sleep(Duration::from_millis(10)).await;
+        }
     }
 }
 

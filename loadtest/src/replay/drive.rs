@@ -113,6 +113,7 @@ impl Drive {
     async fn run(&mut self, steps: Vec<Step>) -> Result<()> {
         let mut flying: FuturesUnordered<Flight> = FuturesUnordered::new();
         for step in steps {
+            self.town.counters.hold().await;
             let sends = matches!(&step, Step::Send { reply_to, .. }
                 if reply_to.is_none_or(|target| self.seqs.get(target).is_some_and(|seq| *seq > 0)));
             let room = if sends { self.pipeline } else { 1 };

@@ -201,7 +201,9 @@ impl Conduct {
             if let Some(trouble) = self.trouble.as_mut().filter(|trouble| trouble.is_due(messages))
                 && let Some(cluster) = target.cluster()
             {
+                counters.hold_at.store(trouble.hold_at(), Relaxed);
                 trouble.happen(cluster).await?;
+                counters.hold_at.store(0, Relaxed);
                 last.0 = Instant::now();
             }
             sleep(Duration::from_millis(3)).await;

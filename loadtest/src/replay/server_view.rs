@@ -2,6 +2,7 @@
 //! changes, on a raw connection.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use everline::protocol::{
@@ -9,13 +10,18 @@ use everline::protocol::{
     Range, Request, ServerFrame, UserId,
 };
 
+use tokio::time::{Instant, sleep};
+
 use super::compare::{Seen, SeenMessage, SeenRead};
 use super::oracle::Facets;
 use crate::target::Door;
-use crate::wire::Wire;
+use crate::wire::{Welcome, Wire};
 
 /// Messages a page.
 const PAGE: u32 = 200;
+/// A busy store may answer "later" for so long.
+const PATIENCE: Duration = Duration::from_secs(120);
+const PAUSE: Duration = Duration::from_millis(300);
 
 /// Everything the server told.
 pub(crate) struct ServerView {
@@ -38,10 +44,27 @@ struct Reader {
     asked: u64,
 }
 
+/// Connects, until somebody is there who says welcome.
+async fn connect(door: &Door, user: &UserId) -> Result<(Wire, Welcome)> {
+    let token = door.token(user)?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let connected = async {
+            let mut wire = Wire::open(door.addr, 0).await?;
+            let welcome = wire.hello(&token, "oracle", None).await?;
+            anyhow::Ok((wire, welcome))
+        };
+        match connected.await {
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => sleep(PAUSE).await,
+            connected => return connected,
+        }
+    }
+}
+
 /// Reads all of it.
 pub(crate) async fn read(door: &Door, user: &UserId) -> Result<ServerView> {
-    let mut wire = Wire::open(door.addr, 0).await?;
-    let welcome = wire.hello(&door.token(user)?, "oracle", None).await?;
+    let (wire, welcome) = connect(door, user).await?;
     ensure!(welcome.sync == "fresh", "hello without a cursor was answered {}", welcome.sync);
     let mut reader = Reader { wire, asked: 0 };
     let mut conversations = BTreeMap::new();
@@ -54,14 +77,19 @@ pub(crate) async fn read(door: &Door, user: &UserId) -> Result<ServerView> {
 }
 
 impl Reader {
+    /// Asks until the answer is not "later".
     async fn ask(&mut self, request: Request) -> Result<AnswerBody> {
-        self.asked += 1;
-        let id = self.asked.to_string();
-        let envelope = Envelope { id: MsgId::parse(&id)?, request };
-        let text = self.wire.ask(&id, ClientFrame::Request(envelope).to_json()).await?;
-        match ServerFrame::parse(&text)? {
-            ServerFrame::Answer(answer) => Ok(answer.body),
-            _ => bail!("not an answer: {text}"),
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.asked += 1;
+            let id = self.asked.to_string();
+            let envelope = Envelope { id: MsgId::parse(&id)?, request: request.clone() };
+            let text = self.wire.ask(&id, ClientFrame::Request(envelope).to_json()).await?;
+            match ServerFrame::parse(&text)? {
+                ServerFrame::Answer(answer) => return Ok(answer.body),
+                ServerFrame::Error(error) if error.retryable && Instant::now() < deadline => sleep(PAUSE).await,
+                _ => bail!("not an answer: {text}"),
+            }
         }
     }
 

@@ -1,7 +1,6 @@
 //! What is done to several nodes while chat logs are replayed: at moments the seed chooses, one after the
 //! other, a node is killed or stopped, NATS is stopped, a database node is killed.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -34,9 +33,9 @@ pub(crate) struct TroubleArgs {
     /// With --nodes: how often the last of three Cassandra nodes is killed, and started again 20 s later.
     #[arg(long, default_value_t = 0)]
     cassandra_kills: usize,
-    /// The script that runs Cassandra.
+    /// How Cassandra was started: the script and its options, with blanks between.
     #[arg(long, default_value = "scripts/cassandra")]
-    cassandra_script: PathBuf,
+    cassandra: String,
 }
 
 impl TroubleArgs {
@@ -55,7 +54,7 @@ enum Event {
 
 /// The events to come.
 pub(crate) struct Trouble {
-    script: PathBuf,
+    cassandra: String,
     /// After so many messages; the next one last.
     events: Vec<(u64, Event)>,
     happened: Vec<String>,
@@ -75,11 +74,12 @@ impl Trouble {
         kinds.extend((0..args.cassandra_kills).map(|_| Event::CassandraKill));
         kinds.shuffle(&mut random);
         let messages = u64::try_from(messages)?.max(100);
-        let mut moments: Vec<u64> =
-            kinds.iter().map(|_| random.random_range(messages / 20..messages * 9 / 10)).collect();
-        moments.sort_unstable_by_key(|at| std::cmp::Reverse(*at));
+        // Each in its own part of the replay, the last one first.
+        let part = (messages * 9 / 10 / u64::try_from(kinds.len().max(1))?).max(1);
+        let moments = (0..u64::try_from(kinds.len())?).rev();
+        let moments: Vec<u64> = moments.map(|n| n * part + random.random_range(part / 4..part)).collect();
         Ok(Self {
-            script: args.cassandra_script.clone(),
+            cassandra: args.cassandra.clone(),
             events: moments.into_iter().zip(kinds).collect(),
             happened: Vec::new(),
             finished: Duration::ZERO,
@@ -90,6 +90,11 @@ impl Trouble {
     /// Whether the next event is due.
     pub(crate) fn is_due(&self, messages: u64) -> bool {
         self.events.last().is_some_and(|(at, _)| *at <= messages)
+    }
+
+    /// While the next event passes, the replay waits where the one after it is due, so each gets its share.
+    pub(crate) fn hold_at(&self) -> u64 {
+        self.events.len().checked_sub(2).and_then(|next| self.events.get(next)).map_or(0, |(at, _)| *at)
     }
 
     /// Lets the next event happen, and pass.
@@ -135,9 +140,11 @@ impl Trouble {
     }
 
     async fn cassandra(&self, what: &str) -> Result<()> {
-        let status = Command::new(&self.script).args([what, "3"]).status().await;
-        let status = status.with_context(|| format!("{} {what} 3", self.script.display()))?;
-        ensure!(status.success(), "{} {what} 3: {status}", self.script.display());
+        let mut words = self.cassandra.split_whitespace();
+        let script = words.next().context("--cassandra names no script")?;
+        let status = Command::new(script).args(words).args([what, "3"]).status().await;
+        let status = status.with_context(|| format!("{} {what} 3", self.cassandra))?;
+        ensure!(status.success(), "{} {what} 3: {status}", self.cassandra);
         Ok(())
     }
 
