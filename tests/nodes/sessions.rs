@@ -236,16 +236,23 @@ async fn typing_presence_and_connected_devices_are_known_over_nodes() {
     let mut ticks = tokio::time::interval(Duration::from_millis(1100));
     let typing = loop {
         tokio::select! {
-            _ = ticks.tick() => bob.send(json!({"type":"typing","conv_id":"d:alice:bob"})).await,
+            _ = ticks.tick() => {
+                bob.send(json!({"type":"typing","conv_id":"d:alice:bob"})).await;
+                // Heartbeats are short here.
+                bob.send(json!({"type":"pong","seq":bob.seq})).await;
+                alice.send(json!({"type":"pong","seq":alice.seq})).await;
+            }
             frame = alice.next_of("typing") => break frame,
         }
     };
     assert_eq!(typing["user_id"], "bob");
     drop(bob);
     loop {
-        let frame = alice.next_of("presence").await;
-        if frame["users"][0]["online"] == false {
-            break;
+        tokio::select! {
+            _ = ticks.tick() => alice.send(json!({"type":"pong","seq":alice.seq})).await,
+            frame = alice.next_of("presence") => if frame["users"][0]["online"] == false {
+                break;
+            },
         }
     }
 }
