@@ -7,7 +7,7 @@
 //! | `wire`, `tracker`, `timer` | the raw client, counting faults, waking on time |
 //! | `part`, `peer`, `load` | one device under load; conducting many |
 //! | `oneone`, `group`, `crash` | loads made of them |
-//! | `catchup`, `crowd`, `idle`, `storm` | coming back, staying, coming back all at once |
+//! | `catchup`, `crowd`, `idle`, `storm`, `soak` | coming back, staying, coming back all at once, for long |
 //! | `plan` | from the cost of one message to machines |
 //! | `replay` | real chat logs, and an oracle that says what every device must hold |
 //! | `stats` | figures: one JSON line on stdout, a table on stderr |
@@ -29,6 +29,7 @@ mod peer;
 mod plan;
 mod replay;
 mod server;
+mod soak;
 mod stats;
 mod storm;
 mod target;
@@ -74,6 +75,8 @@ enum Command {
     Idle(idle::Args),
     /// All connections drop and come back at once.
     Storm(storm::Args),
+    /// Devices come and go for long: memory, threads and open files must stay what they are.
+    Soak(soak::Args),
     /// Kills and restarts the server under load.
     Crash(crash::Args),
     /// Machines a number of users needs, by the formula of docs/capacity.md; runs nothing.
@@ -114,6 +117,7 @@ async fn run(cli: &Cli, seed: u64) -> Result<bool> {
     let flags = match &cli.command {
         Command::Replay(args) => args.server_flags(),
         Command::Crash(args) => args.server_flags(),
+        Command::Soak(args) => args.server_flags(),
         _ => Vec::new(),
     };
     let mut target = Target::new(&cli.common, &flags).await?;
@@ -150,6 +154,7 @@ async fn command(cli: &Cli, target: &mut Target, seed: u64) -> Result<Report> {
         Command::Catchup(args) => catchup::run(args, target).await,
         Command::Idle(args) => idle::run(args, target).await,
         Command::Storm(args) => storm::run(args, target).await,
+        Command::Soak(args) => soak::run(args, target).await,
         Command::Crash(args) => crash::run(args, target, seed).await,
         Command::Plan(_) => Err(anyhow!("a plan runs no server")),
     }

@@ -158,6 +158,11 @@ impl Server {
         Ok(lines.filter_map(|rest| rest.rsplit_once(' ')?.1.parse::<u64>().ok()).sum())
     }
 
+    /// What data and log take of the disk.
+    pub(crate) fn bytes_on_disk(&self) -> Result<u64> {
+        bytes_below(self.home.path()).context("data directory")
+    }
+
     /// Keeps data and log; says where they are.
     pub(crate) fn keep(self) -> PathBuf {
         match self.home {
@@ -307,6 +312,18 @@ impl Usage {
             anonymous: field(&status, "RssAnon:").unwrap_or_default() * 1024,
         })
     }
+}
+
+/// What all files below a directory take of the disk; some are allocated ahead.
+fn bytes_below(dir: &Path) -> std::io::Result<u64> {
+    use std::os::unix::fs::MetadataExt as _;
+    let mut sum = 0;
+    for found in std::fs::read_dir(dir)? {
+        // A file may go while it is looked at.
+        let Ok(found) = found.and_then(|found| Ok((found.metadata()?, found.path()))) else { continue };
+        sum += if found.0.is_dir() { bytes_below(&found.1)? } else { found.0.blocks() * 512 };
+    }
+    Ok(sum)
 }
 
 /// `utime` + `stime` of a stat line; the name in parentheses may hold anything.

@@ -8,6 +8,7 @@
 //! ```
 //! `EVERLINE_SEEDS_EMBEDDED` says how many on the embedded store (CI: 200), `EVERLINE_SEEDS_CQL` how many on
 //! the CQL database that `EVERLINE_TEST_CQL` names (CI: 50, by `scripts/test-cql`); without one none.
+//! `EVERLINE_SEEDS_FROM` is the first seed (0).
 //!
 //! On the simulated store everything follows from the seed: one thread, tokio's paused clock, no randomness
 //! from elsewhere. On the embedded store threads and files have their own time: a seed gives the same
@@ -163,7 +164,7 @@ fn every_history_on_cql_keeps_them_too() {
 fn all(seeds: u64, one: fn(u64) -> Came) -> Tally {
     let (first, count) = match number("EVERLINE_SEED") {
         Some(seed) => (seed, 1),
-        None => (0, seeds),
+        None => (number("EVERLINE_SEEDS_FROM").unwrap_or(0), seeds),
     };
     let (next, total, failed) = (AtomicU64::new(first), Mutex::new(BTreeMap::new()), Mutex::new(BTreeMap::new()));
     let work = || {
@@ -186,6 +187,9 @@ fn all(seeds: u64, one: fn(u64) -> Came) -> Tally {
             match one(seed) {
                 Ok((tally, _)) => {
                     let mut total = total.lock().unwrap();
+                    if tally.get("resets").is_some_and(|resets| *resets > 0) {
+                        *total.entry("histories with a reset").or_insert(0) += 1;
+                    }
                     tally.into_iter().for_each(|(what, n)| *total.entry(what).or_insert(0) += n);
                 }
                 Err(wrong) => drop(failed.lock().unwrap().insert(seed, wrong)),
