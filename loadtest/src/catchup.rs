@@ -100,13 +100,19 @@ pub(crate) async fn register(door: &Door, user: String) -> Result<Behind> {
     Ok(Behind { user, epoch: welcome.epoch, seq: welcome.head_seq })
 }
 
-/// Sends `count` messages of `body` to a conversation, pipelined.
-pub(crate) async fn send_many(door: &Door, user: &str, conv_id: &str, count: usize, body: &str) -> Result<()> {
+/// Sends messages of `body` to a conversation, pipelined; the range are their ids.
+pub(crate) async fn send_many(
+    door: &Door,
+    user: &str,
+    conv_id: &str,
+    ids: std::ops::Range<usize>,
+    body: &str,
+) -> Result<()> {
     let mut wire = Wire::open(door.addr, 0).await?;
     let welcome = wire.hello(&door.token(user)?, "sender", None).await?;
-    let (mut sent, mut answered, mut acked) = (0, 0, welcome.head_seq);
-    while answered < count {
-        while sent < count && sent - answered < PIPELINE {
+    let (mut sent, mut answered, mut acked) = (ids.start, ids.start, welcome.head_seq);
+    while answered < ids.end {
+        while sent < ids.end && sent - answered < PIPELINE {
             let text = format!(
                 r#"{{"type":"send","id":"{sent}","conv_id":"{conv_id}","client_msg_id":"{sent:x}","body":{body}}}"#
             );
@@ -151,7 +157,7 @@ async fn prepare(args: &Args, target: &Target, body: &Arc<str>) -> Result<Vec<Be
         behind.push(register(&door, user).await?);
     }
     if let Some(conv_id) = group {
-        send_many(&door, "writer", &conv_id, args.messages, body).await?;
+        send_many(&door, "writer", &conv_id, 0..args.messages, body).await?;
         return Ok(behind);
     }
     let bar = progress(u64::try_from(behind.len())?, "users missing messages");
@@ -164,7 +170,7 @@ async fn prepare(args: &Args, target: &Target, body: &Arc<str>) -> Result<Vec<Be
         writers.spawn(async move {
             let writer = format!("writer{index:05}");
             let conv_id = format!("d:{user}:{writer}");
-            let sent = send_many(&door, &writer, &conv_id, count, &body).await;
+            let sent = send_many(&door, &writer, &conv_id, 0..count, &body).await;
             bar.inc(1);
             sent
         });

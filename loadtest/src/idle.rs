@@ -129,7 +129,7 @@ async fn miss(args: &Args, target: &Target, devices: &[Behind]) -> Result<()> {
         let conv_id = group::create(&door, &members, &format!("idle{number}")).await?;
         // `created` is one of the entries.
         let count = args.messages.saturating_sub(1);
-        send_many(&door, &writer, &conv_id, count, &body).await?;
+        send_many(&door, &writer, &conv_id, 0..count, &body).await?;
         bar.inc(u64::try_from(users.len())?);
     }
     bar.finish_and_clear();

@@ -89,17 +89,21 @@ pub(crate) async fn run(args: &Args, target: &mut Target) -> Result<Report> {
     let door = target.door();
     let crowd = Crowd::connect(&door, newcomers(args.connections), false, AT_ONCE).await?;
     let mut devices = crowd.drop_all().await;
+    let mut groups = Vec::new();
+    for (number, users) in devices.chunks(GROUP).enumerate() {
+        let writer = format!("soak-writer{number}");
+        let mut members = vec![writer.clone()];
+        members.extend(users.iter().map(|device| device.user.clone()));
+        groups.push((group::create(&door, &members, &format!("soak{number}")).await?, writer));
+    }
+    let body = crate::load::body_text(args.body);
     let (mut held, mut disk, mut entries) = (Vec::new(), vec![target.server()?.bytes_on_disk()?], 0);
     let deadline = Instant::now() + Duration::from_secs(args.seconds);
     while Instant::now() < deadline || held.len() < 6 {
         let round = held.len();
-        let body = crate::load::body_text(args.body);
-        for (number, users) in devices.chunks(GROUP).enumerate() {
-            let writer = format!("soak-writer{number}");
-            let mut members = vec![writer.clone()];
-            members.extend(users.iter().map(|device| device.user.clone()));
-            let conv_id = group::create(&door, &members, &format!("soak{round}-{number}")).await?;
-            send_many(&door, &writer, &conv_id, args.messages, &body).await?;
+        let ids = round * args.messages..(round + 1) * args.messages;
+        for (conv_id, writer) in &groups {
+            send_many(&door, writer, conv_id, ids.clone(), &body).await?;
         }
         let mut crowd = Crowd::connect(&door, devices, true, AT_ONCE).await?;
         entries += crowd.entries;

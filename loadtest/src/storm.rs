@@ -87,7 +87,7 @@ async fn miss(args: &Args, door: &Door, devices: &[Behind], round: usize) -> Res
         members.extend(users.iter().map(|device| device.user.clone()));
         let conv_id = group::create(door, &members, &format!("storm{round}-{number}")).await?;
         // `created` is one of the entries.
-        send_many(door, &writer, &conv_id, args.messages - 1, &body).await?;
+        send_many(door, &writer, &conv_id, 0..args.messages - 1, &body).await?;
     }
     Ok(())
 }
