@@ -96,6 +96,20 @@ bugs! {
     ReadPastFloor,
     /// 9: a page starts at the cursor, not after it.
     InclusiveCursor,
+    /// 10: what is committed together with the crossing is left to the log, the crossing too.
+    CrossingToldByLog,
+    /// 10: who is mentioned is not told by his own timeline.
+    MentionForgotten,
+    /// 10: a follower is told of entries after the end of his stay.
+    StayEndUnnoticed,
+    /// 10: nobody looks whether a silent bus has hidden something.
+    SilenceBelieved,
+    /// 10: one's own messages count as unread.
+    OwnCountAsUnread,
+    /// 10: a recall drops what the entry carries for all that is counted.
+    RecallDropsCounts,
+    /// 10: a recalled body stays among the newest texts.
+    RecalledTextTold,
     /// 12: `duplicate` is answered after membership is checked.
     DuplicateCheckedLast,
     /// 12: the name of a new conversation does not follow from (creator, op_id).

@@ -84,11 +84,17 @@ fn token() -> String {
 impl World {
     /// Over the tests' own session, which is nasty, or over the real server behind a line that breaks.
     async fn new(seed: u64, real: bool) -> Self {
+        Self::with(seed, real, Settings::default().policy.large_conversation_members).await
+    }
+
+    /// In which more than so many members are many.
+    async fn with(seed: u64, real: bool, many: usize) -> Self {
         let clock = Clock::simulated(NOW_MS);
         let options = SimOptions { seed, clock: clock.clone(), together: true, faults: StoreFaults::none() };
         let store: Arc<dyn Store> = Arc::new(Sim::new(options));
         let mut settings = Settings { token_key: Some(TokenKey::Secret(Secret::new(SECRET))), ..Settings::default() };
         settings.policy.sync_max_entries = 15;
+        settings.policy.large_conversation_members = many;
         settings.session.rate_requests = 0;
         settings.rate_connects = 0;
         let verifier = server::verifier(&settings, clock.clone()).unwrap();
@@ -228,6 +234,24 @@ impl World {
                 state.loading,
                 state.list_wanted
             );
+        }
+    }
+
+    /// Waits until a device holds all of a large conversation.
+    async fn follows_to_the_head(&mut self, device: &mut Device, conv_id: &ConvId) {
+        let wait = async {
+            loop {
+                self.caught_up(device).await;
+                let head = self.head(conv_id).await;
+                let held = device.client().state().await.unwrap().large_positions();
+                if held.get(conv_id) == Some(&head) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        if tokio::time::timeout(DEADLINE, wait).await.is_err() {
+            panic!("{} does not come to the head: {:?}", device.name, device.client().state().await);
         }
     }
 
@@ -401,4 +425,52 @@ async fn a_device_that_was_reset_shows_what_one_shows_that_was_never_behind() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_over_the_real_server_and_a_line_that_breaks() {
     run_all(8, true).await;
+}
+
+/// A large conversation, which devices follow by its own log: what was sent, edited, reacted to, recalled
+/// and deleted while a device was away is the same on it as on one that was there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_conversation_is_the_same_on_a_device_that_was_away() {
+    for seed in 0..4 {
+        let mut world = World::with(seed, true, 2).await;
+        let (mut steady, mut flaky) = (Device::new("steady", 1), Device::new("flaky", 100));
+        world.shim.faults.set(0, 0, 0, 0);
+        let members = vec![user("alice"), user("carol")];
+        let (history, op_id) = (HistoryMode::SinceJoin, MsgId::parse("town").unwrap());
+        let request = Request::Create { members, title: None, attributes: None, history, op_id };
+        steady.start(&world.steady_url);
+        world.caught_up(&mut steady).await;
+        let made = world.ask("bob", request).await;
+        let Some(AnswerBody::Ok { conv_id: Some(conv_id), .. }) = made else { panic!("{made:?}") };
+        for round in 0..8 {
+            if round % 2 == 1 {
+                flaky.stop().await;
+            }
+            for _ in 0..world.rng.random_range(1..100) {
+                let (conv_id, head) = (conv_id.clone(), world.head(&conv_id).await);
+                let target = world.rng.random_range(head.saturating_sub(12)..=head).max(1);
+                let who = world.pick(&["alice", "bob", "carol"]);
+                let (who, request) = match world.rng.random_range(0..10) {
+                    0..5 => {
+                        world.sent += 1;
+                        let id = MsgId::parse(&format!("m{}", world.sent)).unwrap();
+                        let (to, body, mentions) = (SendTo::Conv(conv_id), world.body(), vec![user("alice")]);
+                        (who, Request::Send(Send { to, client_msg_id: id, body, reply_to: None, mentions }))
+                    }
+                    5 => (who, Request::Recall { conv_id, target }),
+                    6 => (who, Request::Edit { conv_id, target, body: world.body() }),
+                    7 => (who, Request::React { conv_id, target, key: "+1".into(), add: true }),
+                    8 => ("alice", Request::Delete { conv_id, ranges: vec![Range { from: target, to: target }] }),
+                    _ => ("alice", Request::Read { conv_id, read_seq: target }),
+                };
+                drop(world.ask(who, request).await);
+            }
+            flaky.start(&world.steady_url);
+            for device in [&mut steady, &mut flaky] {
+                world.follows_to_the_head(device, &conv_id).await;
+            }
+            let (expected, got) = (world.view(&mut steady).await, world.view(&mut flaky).await);
+            same(&expected, &got).unwrap_or_else(|error| panic!("seed {seed} round {round}: {error}"));
+        }
+    }
 }

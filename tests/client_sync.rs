@@ -197,8 +197,15 @@ async fn news_of_a_large_conversation_continue_or_are_loaded() {
         }
     }
     assert_eq!(client.conversation(town.clone()).await.unwrap().messages.len(), 3);
-    // Entries left out: pages and changes are asked for from where it is held.
+    let row = |ask: &serde_json::Value, head: u64| {
+        json!({"type":"conversations","id":ask["id"],"conversations":[
+        {"conv_id":"g:town","kind":"group","title":"town","head_seq":head,"last_at":head,"read_seq":1,"unread":0,
+        "join_seq":1,"large":true,"members_count":3,"settings":{"muted":false,"pinned":false,"hidden":false}}]})
+    };
+    // Entries left out: the row, pages and changes are asked for from where it is held.
     peer.send(json!({"type":"heads","conversations":[{"conv_id":"g:town","from_seq":13,"head_seq":15}]})).await;
+    let ask = peer.expect("conversations").await;
+    peer.send(row(&ask, 15)).await;
     let ask = peer.expect("history").await;
     assert_eq!((&ask["conv_id"], &ask["after"]), (&json!("g:town"), &json!(13)));
     peer.send(json!({"type":"history","id":ask["id"],"entries":[message(14)],"complete":true,"head_seq":15})).await;
@@ -209,6 +216,8 @@ async fn news_of_a_large_conversation_continue_or_are_loaded() {
     peer.send(json!({"type":"changes","id":ask["id"],"recalled":[{"target":12,"conv_seq":15,"by":"bob"}],"edited":[],
         "reacted":[],"up_to":15,"more":false,"deleted":[],"cleared_up_to":0}))
         .await;
+    let ask = peer.expect("conversations").await;
+    peer.send(row(&ask, 16)).await;
     let ask = peer.expect("history").await;
     assert_eq!(ask["after"], 15);
     peer.send(json!({"type":"history","id":ask["id"],"entries":[message(16)],"complete":true,"head_seq":16})).await;

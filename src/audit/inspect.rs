@@ -159,6 +159,7 @@ fn row(timeline: &TimelineId, key: &RowKey, value: &[u8], bodies: bool) -> Strin
         Section::Hidden => Ranges::load(value).map(|ranges| hidden_row(key, &ranges)),
         Section::Device => rows::unpack::<Device>(timeline, key, value).ok().map(|device| device_row(key, &device)),
         Section::Revoked => text(value).map(|text| format!("revoked {:?} {text}", key.id)),
+        Section::Large => text(value).map(|text| format!("large {} {text}", key.id)),
         Section::Dedupe => text(value).map(|text| format!("sent {:?} {text}", key.id)),
         Section::Change => text(value).map(|text| format!("change {} {text}", key.n)),
         Section::Target => text(value).map(|text| format!("target {} {text}", key.n)),
@@ -172,11 +173,11 @@ fn text(value: &[u8]) -> Option<&str> {
 
 fn state_row(info: &Info, bodies: bool) -> String {
     let kind = if info.direct { "direct" } else { "group" };
-    let large = if info.large { "  large" } else { "" };
+    let large = if info.is_large() { "  large" } else { "" };
     let by = info.creator.as_deref().unwrap_or(SERVER);
     let mut line = format!("state {kind}  by {by}  members {}  history {:?}", info.members_count, info.history);
     line += large;
-    line += if info.dissolved { "  dissolved" } else { "" };
+    line += if info.dissolved_at.is_some() { "  dissolved" } else { "" };
     if bodies {
         line += &format!("  title {:?}", info.title.as_deref().unwrap_or_default());
         line += info.attributes.as_ref().map_or("", |attributes| attributes.as_str());

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
+
 use super::ranges::Ranges;
 use super::rows;
 use super::user_row::UserRow;
@@ -11,6 +13,7 @@ use crate::timeline::Draft;
 
 /// Rows kept for one user; beyond, all are dropped and read again on demand.
 const ROWS_IN_MEMORY: usize = 2048;
+const LARGE_PAGE: usize = 1000;
 
 /// The folded state of one sync timeline.
 #[derive(Debug)]
@@ -70,8 +73,14 @@ impl Inbox {
     pub fn forget(&mut self, draft: &mut Draft, conv: &ConvId) {
         draft.row(rows::conv_key(conv), None, None);
         draft.row(rows::hidden_key(conv), None, None);
+        draft.row(rows::large_key(conv), None, None);
         self.rows.insert(conv.clone(), None);
         self.hidden.insert(conv.clone(), Ranges::default());
+    }
+
+    /// Notes in the draft that the user is (or is no longer) in a large conversation.
+    pub fn set_large(&self, draft: &mut Draft, conv: &ConvId, member: bool) {
+        draft.row(rows::large_key(conv), member.then(|| Bytes::from_static(b"1")), None);
     }
 
     /// Writes the deleted ranges, here and in the draft.
@@ -92,6 +101,22 @@ pub async fn conversations_of(
     let page = store.rows(&timeline, Section::Conv, after.map(rows::conv_key), u64::MAX, limit).await?;
     let name = |id: &str| ConvId::parse(id).map_err(|_| Error::Damaged(format!("row {id} of {timeline:?}")));
     page.iter().map(|(key, _)| name(&key.id)).collect()
+}
+
+/// The large conversations a user is in.
+pub async fn large_of(store: &dyn Store, user: &UserId) -> Result<Vec<ConvId>> {
+    let timeline = TimelineId::User(user.clone());
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.rows(&timeline, Section::Large, after, u64::MAX, LARGE_PAGE).await?;
+        for (key, _) in &page {
+            found.push(ConvId::parse(&key.id).map_err(|_| Error::Damaged(format!("row {key:?} of {timeline:?}")))?);
+        }
+        match page.into_iter().nth(LARGE_PAGE - 1) {
+            Some((key, _)) => after = Some(key),
+            None => return Ok(found),
+        }
+    }
 }
 
 /// A user's row of a conversation, from the store.

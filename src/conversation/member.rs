@@ -5,9 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::entry::Kind;
+use super::entry::Header;
 use crate::planted::{Bug, planted};
-use crate::protocol::{HistoryMode, Role};
+use crate::protocol::{HistoryMode, Role, UserId};
 
 /// The end of a stay that has not ended.
 pub const OPEN: u64 = u64::MAX;
@@ -25,7 +25,8 @@ fn is_open(end: &u64) -> bool {
 }
 
 impl Stay {
-    fn covers(self, seq: u64) -> bool {
+    /// Whether it holds this entry.
+    pub fn covers(self, seq: u64) -> bool {
         self.0 <= seq && seq <= self.1
     }
 }
@@ -52,12 +53,35 @@ pub struct Member {
     /// Set while he is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left: Option<AsLeft>,
+    /// The newest entry of the large conversation that went into his sync timeline; 0: none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub told: u64,
+    /// His messages of the present stay, since the conversation is large.
+    #[serde(default, skip_serializing_if = "is_none_yet")]
+    pub sent: Sent,
+}
+
+/// Messages of one member of a large conversation, none of which is unread for him.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sent {
+    /// How many.
+    pub count: u64,
+    /// conv_seq of the newest; 0: none.
+    pub last: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+fn is_none_yet(sent: &Sent) -> bool {
+    sent.count == 0
 }
 
 impl Member {
     /// A member from `seq` on.
     pub fn joining(seq: u64, role: Role, at: u64) -> Self {
-        Self { stays: vec![Stay(seq, OPEN)], role, joined_at: at, left: None }
+        Self { stays: vec![Stay(seq, OPEN)], role, joined_at: at, left: None, told: 0, sent: Sent::default() }
     }
 
     /// Begins another stay.
@@ -66,6 +90,7 @@ impl Member {
         self.role = Role::Member;
         self.joined_at = at;
         self.left = None;
+        self.sent = Sent::default();
     }
 
     /// Ends the present stay at `seq` (included).
@@ -105,18 +130,22 @@ impl Member {
         self.stays.iter().any(|stay| stay.covers(seq))
     }
 
-    /// The predicate: is entry `seq` of this kind, changing `target`, addressed to him? His own stays
-    /// cover it; or it changes a message he may see, came while he was away, and he has come back
-    /// since (it is handed over at the rejoin, before `joined`).
-    pub fn addressed(&self, seq: u64, kind: Kind, target: u64, mode: HistoryMode) -> bool {
+    /// The predicate: is entry `seq` addressed to this user, does it go into his sync timeline? Of a large
+    /// conversation those are that name him. Else: his own stays cover it; or it changes a message he may
+    /// see, came while he was away, and he has come back since (it is handed over at the rejoin, before
+    /// `joined`).
+    pub fn addressed(&self, user: &UserId, seq: u64, header: &Header, mode: HistoryMode) -> bool {
+        if let Some(large) = &header.large {
+            return large.told(user).is_some();
+        }
         if self.covers(seq) || planted(Bug::StaysIgnored) {
             return true;
         }
         if planted(Bug::RejoinForgetsChanges) {
             return false;
         }
-        kind.changes_target()
-            && self.sees(target, mode)
+        header.kind.changes_target()
+            && self.sees(header.target, mode)
             && self.stays.iter().any(|stay| stay.0 > seq)
             && self.stays.first().is_some_and(|stay| stay.0 < seq)
     }
@@ -145,25 +174,45 @@ impl Member {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::conversation::entry::{Kind, Large, Told};
 
     fn left(count: u64) -> AsLeft {
         AsLeft { members_count: count, title: None }
     }
 
+    fn header(kind: Kind, target: u64) -> Header {
+        Header { target, ..Header::plain(kind, None) }
+    }
+
     #[test]
     fn stays_decide_what_is_addressed() {
+        let user = UserId::parse("alice").expect("a user");
         let mut member = Member::joining(5, Role::Member, 0);
         member.leave(9, left(1));
-        assert!(member.addressed(5, Kind::Message, 0, HistoryMode::SinceJoin));
-        assert!(member.addressed(9, Kind::Left, 0, HistoryMode::SinceJoin));
-        assert!(!member.addressed(4, Kind::Message, 0, HistoryMode::SinceJoin));
+        let addressed = |member: &Member, seq, kind, target| {
+            member.addressed(&user, seq, &header(kind, target), HistoryMode::SinceJoin)
+        };
+        assert!(addressed(&member, 5, Kind::Message, 0));
+        assert!(addressed(&member, 9, Kind::Left, 0));
+        assert!(!addressed(&member, 4, Kind::Message, 0));
         // A recall while he is gone is not his, until he comes back.
-        assert!(!member.addressed(12, Kind::Recall, 7, HistoryMode::SinceJoin));
+        assert!(!addressed(&member, 12, Kind::Recall, 7));
         member.rejoin(20, 0);
-        assert!(member.addressed(12, Kind::Recall, 7, HistoryMode::SinceJoin));
-        assert!(!member.addressed(12, Kind::Recall, 11, HistoryMode::SinceJoin));
-        assert!(!member.addressed(12, Kind::Message, 0, HistoryMode::SinceJoin));
+        assert!(addressed(&member, 12, Kind::Recall, 7));
+        assert!(!addressed(&member, 12, Kind::Recall, 11));
+        assert!(!addressed(&member, 12, Kind::Message, 0));
         assert_eq!(member.visible(30, HistoryMode::SinceJoin), [(5, 9), (20, 30)]);
+    }
+
+    #[test]
+    fn of_a_large_conversation_only_those_named_are_addressed() {
+        let [alice, bob] = ["alice", "bob"].map(|name| UserId::parse(name).expect("a user"));
+        let member = Member::joining(5, Role::Member, 0);
+        let told = vec![Told { user: bob.clone(), before: 0 }];
+        let large = Some(Box::new(Large { told, ..Large::default() }));
+        let mentions = Header { large, ..header(Kind::Message, 0) };
+        assert!(member.addressed(&bob, 9, &mentions, HistoryMode::Full));
+        assert!(!member.addressed(&alice, 9, &mentions, HistoryMode::Full));
     }
 
     #[test]

@@ -121,7 +121,9 @@ impl OwnDesk<'_> {
         let counted = self.counted(view, row, &hidden, row.seen_up_to(), read_seq).await?;
         row.unread = row.unread.saturating_sub(counted);
         row.read_seq = read_seq;
-        let event = Event::Read { conv_id: view.id.clone(), read_seq, unread: row.unread };
+        self.note_seen(view, row).await?;
+        let unread = view.unread(self.store, row, &hidden).await?;
+        let event = Event::Read { conv_id: view.id.clone(), read_seq, unread };
         Ok(Some((Own::Read, event)))
     }
 
@@ -133,7 +135,16 @@ impl OwnDesk<'_> {
         let counted = self.counted(view, row, &hidden, row.seen_up_to(), up_to).await?;
         row.unread = row.unread.saturating_sub(counted);
         row.cleared_up_to = up_to;
+        self.note_seen(view, row).await?;
         Ok(Some((Own::Clear, Event::Clear { conv_id: view.id.clone(), up_to })))
+    }
+
+    /// How many of the messages he has seen now were his own.
+    async fn note_seen(&self, view: &View, row: &mut UserRow) -> Decision<()> {
+        if view.info.is_large() {
+            row.seen_own = view.own_up_to(self.store, row.seen_up_to()).await?;
+        }
+        Ok(())
     }
 
     async fn delete(
@@ -173,15 +184,17 @@ impl OwnDesk<'_> {
         if row.unread == 0 {
             return Ok(0);
         }
-        if up_to >= row.delivered && after <= row.seen_up_to() {
+        // Of a large conversation only what came before it was large is kept as a number.
+        let kept = view.info.large_at.map_or(row.delivered, |at| at.min(row.delivered));
+        if up_to >= kept && after <= row.seen_up_to() {
             return Ok(row.unread);
         }
-        let (mut after, up_to, mut count) = (after, up_to.min(row.delivered), 0);
+        let (mut after, up_to, mut count) = (after, up_to.min(kept), 0);
         while after < up_to {
             let span = Span { after, up_to, limit: PAGE, max_bytes: 1 << 20, backward: false };
             let page = self.store.entries(&view.timeline, span).await?;
             let Some(last) = page.last().map(|entry| entry.seq) else { break };
-            let recalled = self.recalled(view, row, after, last).await?;
+            let recalled = self.recalled(view, kept, after, last).await?;
             for entry in &page {
                 let Some((header, _)) = Header::load(&entry.data) else { return Err(view.damaged(entry.seq)) };
                 let counts = header.kind == Kind::Message
@@ -196,13 +209,13 @@ impl OwnDesk<'_> {
         Ok(count)
     }
 
-    /// Messages in (after, up_to] whose recall has been delivered.
-    async fn recalled(&self, view: &View, row: &UserRow, after: u64, up_to: u64) -> Decision<Vec<u64>> {
+    /// Messages in (after, up_to] whose recall has been delivered, up to `delivered`.
+    async fn recalled(&self, view: &View, delivered: u64, after: u64, up_to: u64) -> Decision<Vec<u64>> {
         let targets = view.targets(self.store, after, up_to).await?;
-        let delivered = |target: &Target| {
-            target.recall.as_ref().is_some_and(|(seq, _)| *seq <= row.delivered || planted(Bug::RecountSeesAhead))
+        let is_known = |target: &Target| {
+            target.recall.as_ref().is_some_and(|(seq, _)| *seq <= delivered || planted(Bug::RecountSeesAhead))
         };
-        Ok(targets.into_iter().filter(|(_, target)| delivered(target)).map(|(seq, _)| seq).collect())
+        Ok(targets.into_iter().filter(|(_, target)| is_known(target)).map(|(seq, _)| seq).collect())
     }
 }
 

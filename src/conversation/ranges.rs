@@ -22,6 +22,11 @@ impl Ranges {
         after.checked_sub(1).and_then(|i| self.0.get(i)).is_some_and(|(_, end)| to <= *end)
     }
 
+    /// The largest number in it.
+    pub fn last(&self) -> Option<u64> {
+        self.0.last().map(|(_, to)| *to)
+    }
+
     /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -93,6 +98,7 @@ mod tests {
                 let to = from + rng.random_range(0..9u64);
                 ranges.insert(from, to);
                 set.extend(from..=to);
+                assert_eq!(ranges.last(), set.last().copied());
                 for n in 0..75 {
                     assert_eq!(ranges.contains(n), set.contains(&n), "{n} in {ranges:?}");
                 }

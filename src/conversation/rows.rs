@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::entry::Kind;
+use super::member::{AsLeft, Member};
 use crate::protocol::{Body, ConvId, DeviceId, HistoryMode, MsgId, UserId};
 use crate::store::{Error, Result, RowKey, Section, Store, TimelineId};
 
@@ -56,6 +57,11 @@ pub fn revoked_key(device: Option<&DeviceId>) -> RowKey {
     key(Section::Revoked, 0, device.map_or("", DeviceId::as_str))
 }
 
+/// That the user is in a large conversation.
+pub fn large_key(conv: &ConvId) -> RowKey {
+    key(Section::Large, 0, conv.as_str())
+}
+
 /// A conversation as a whole.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Info {
@@ -74,12 +80,52 @@ pub struct Info {
     pub creator: Option<UserId>,
     /// Members now.
     pub members_count: u64,
-    /// Followed by its own log, once and for good.
-    #[serde(default)]
-    pub large: bool,
-    /// Over, for good.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub dissolved: bool,
+    /// Who owns it; `None`: nobody does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<UserId>,
+    /// Entries above this are followed by its own log, once and for good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub large_at: Option<u64>,
+    /// Over since this entry, for good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dissolved_at: Option<u64>,
+}
+
+impl Info {
+    /// `b:all`: nobody's, and large from the start.
+    pub fn everybody() -> Self {
+        Self {
+            direct: false,
+            title: None,
+            attributes: None,
+            history: HistoryMode::SinceJoin,
+            creator: None,
+            members_count: 0,
+            owner: None,
+            large_at: Some(0),
+            dissolved_at: None,
+        }
+    }
+
+    /// Whether entries from now on are followed by its own log.
+    pub fn is_large(&self) -> bool {
+        self.large_at.is_some()
+    }
+
+    /// A member as he is by the log: of a large conversation that is over nobody's row was written.
+    pub fn as_of(&self, mut member: Member) -> Member {
+        if let Some(at) = self.dissolved_at.filter(|_| member.present()) {
+            member.leave(at, AsLeft { members_count: 0, title: self.title.clone() });
+        }
+        member
+    }
+}
+
+/// Since when a user is in `b:all`: the value of his [`large_key`] row there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Everybody {
+    /// Where the log stood at his first hello.
+    pub join_seq: u64,
 }
 
 /// What became of a message.

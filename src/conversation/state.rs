@@ -4,15 +4,18 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use super::entry::{Header, Tail};
 use super::member::Member;
 use super::rows::{self, Info, SentAs};
 use crate::planted::{Bug, planted};
 use crate::protocol::{ConvId, HistoryMode, UserId};
-use crate::store::{Head, Result, Section, Store, TimelineId};
+use crate::store::{Error, Head, Result, Section, Span, Store, TimelineId};
 
 /// Sends remembered in memory for each conversation; older ones are looked up in the store.
 const DEDUPE_IN_MEMORY: usize = 1024;
 const PAGE: usize = 1000;
+/// Members of a large conversation kept in memory; beyond, all are dropped and read again on demand.
+const MEMBERS_IN_MEMORY: usize = 4096;
 
 /// Users and their membership, shared by everybody who walks over them.
 pub type Roster = Arc<[(UserId, Arc<Member>)]>;
@@ -28,6 +31,9 @@ pub struct Conversation {
     pub head: Head,
     /// `None` before it exists.
     pub info: Option<Info>,
+    /// Of a large conversation: its messages up to the head.
+    pub tail: Tail,
+    /// All who ever were members; of a large conversation those looked at lately.
     members: HashMap<UserId, Arc<Member>>,
     roster: Option<Roster>,
     dedupe: Dedupe,
@@ -53,13 +59,17 @@ impl Conversation {
             timeline,
             head,
             info: None,
+            tail: Tail::default(),
             members: HashMap::new(),
             roster: None,
             dedupe: Dedupe { complete: true, ..Dedupe::default() },
         };
         if head.position.seq > 0 {
             this.info = rows::read(store, &this.timeline, &rows::state_key()).await?;
-            this.load_members(store).await?;
+            match this.info.as_ref().and_then(|info| info.large_at) {
+                Some(at) => this.load_tail(store, at).await?,
+                None => this.load_members(store).await?,
+            }
             if !planted(Bug::DedupeForgotten) {
                 this.load_dedupe(store).await?;
             }
@@ -83,6 +93,18 @@ impl Conversation {
         }
     }
 
+    async fn load_tail(&mut self, store: &dyn Store, large_at: u64) -> Result<()> {
+        let seq = self.head.position.seq;
+        if seq > large_at {
+            let span = Span { after: seq - 1, up_to: seq, limit: 1, max_bytes: usize::MAX, backward: false };
+            let entries = store.entries(&self.timeline, span).await?;
+            let header = entries.first().and_then(|entry| Header::load(&entry.data));
+            let large = header.and_then(|(header, _)| header.large);
+            self.tail = large.ok_or_else(|| Error::Damaged(format!("entry {seq} of {}", self.id)))?.tail;
+        }
+        Ok(())
+    }
+
     async fn load_dedupe(&mut self, store: &dyn Store) -> Result<()> {
         let page = store.rows(&self.timeline, Section::Dedupe, None, u64::MAX, DEDUPE_IN_MEMORY).await?;
         self.dedupe.complete = page.len() < DEDUPE_IN_MEMORY;
@@ -98,12 +120,39 @@ impl Conversation {
         self.info.as_ref().map_or(HistoryMode::SinceJoin, |info| info.history)
     }
 
-    /// A member, present or past.
+    /// Where it became large, if it has.
+    pub fn large_at(&self) -> Option<u64> {
+        self.info.as_ref().and_then(|info| info.large_at)
+    }
+
+    /// Whether it is followed by its own log from the next entry on.
+    pub fn is_large(&self) -> bool {
+        self.info.as_ref().is_some_and(Info::is_large)
+    }
+
+    /// Whether [`Conversation::member`] knows of this user without a look into the store.
+    pub fn holds(&self, user: &UserId) -> bool {
+        !self.is_large() || self.members.contains_key(user)
+    }
+
+    /// Gives memory back where there are many members. Call between two drafts.
+    pub fn trim(&mut self) {
+        if self.is_large() && self.members.len() > MEMBERS_IN_MEMORY {
+            self.forget_members();
+        }
+    }
+
+    /// Rows were not written that change what members are.
+    pub fn forget_members(&mut self) {
+        (self.members, self.roster) = (HashMap::new(), None);
+    }
+
+    /// A member, present or past. Of a large conversation only who was brought in by `Desk::need`.
     pub fn member(&self, user: &UserId) -> Option<&Arc<Member>> {
         self.members.get(user)
     }
 
-    /// All who ever were members.
+    /// All who ever were members, while it is not large (and in the commit by which it becomes so).
     pub fn everyone(&self) -> impl Iterator<Item = (&UserId, &Arc<Member>)> {
         self.members.iter()
     }
@@ -114,7 +163,7 @@ impl Conversation {
         self.roster = None;
     }
 
-    /// The present members, by id: the order of deliveries follows from the log alone.
+    /// The present members, by id, while it is not large: the order of deliveries follows from the log alone.
     pub fn roster(&mut self) -> Roster {
         let members = &self.members;
         let build = || {

@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 
-use super::entry::{Appended, Kind};
+use super::entry::{Appended, Kind, Large};
 use super::member::Member;
 use super::ranges::Ranges;
 use crate::planted::{Bug, planted};
@@ -20,7 +20,8 @@ pub struct UserRow {
     pub delivered: u64,
     /// Read up to here.
     pub read_seq: u64,
-    /// Messages of others, visible, above max(read_seq, cleared_up_to), neither deleted nor recalled.
+    /// Messages of others, visible, above max(read_seq, cleared_up_to), neither deleted nor recalled. Of a
+    /// large conversation only those from before it was large; the rest is counted when asked for.
     pub unread: u64,
     /// Everything up to here is gone for this user.
     pub cleared_up_to: u64,
@@ -30,6 +31,8 @@ pub struct UserRow {
     pub receipt_seq: u64,
     /// muted, pinned, hidden.
     pub settings: SettingsBits,
+    /// Of a large conversation: the user's own messages up to max(read_seq, cleared_up_to).
+    pub seen_own: u64,
     /// Whether there is a row of deleted ranges.
     pub has_hidden: bool,
 }
@@ -65,6 +68,9 @@ impl UserRow {
     /// Takes in the next entry addressed to `user`. `hidden` is what he deleted.
     pub fn fold(&mut self, user: &UserId, member: &Member, hidden: &Ranges, entry: &Appended) {
         let header = &entry.header;
+        if let Some(large) = &header.large {
+            return self.fold_large(user, member, large, entry);
+        }
         match header.kind {
             Kind::Message => {
                 self.last_at = entry.at;
@@ -86,13 +92,30 @@ impl UserRow {
         self.delivered = entry.seq;
     }
 
+    /// Of a large conversation nothing is counted here but what must stay when he is gone.
+    fn fold_large(&mut self, user: &UserId, member: &Member, large: &Large, entry: &Appended) {
+        let header = &entry.header;
+        match header.kind {
+            _ if header.subject.as_ref() != Some(user) => {}
+            Kind::Joined => self.joined(entry),
+            Kind::Left => {
+                let stay = member.stays.iter().find(|stay| stay.covers(entry.seq));
+                if stay.is_some_and(|stay| large.tail.last_seq >= stay.0) {
+                    self.last_at = self.last_at.max(large.tail.last_at);
+                }
+            }
+            _ => {}
+        }
+        self.delivered = entry.seq;
+    }
+
     /// Who joins starts with everything before read (rule 8).
     fn joined(&mut self, entry: &Appended) {
         if planted(Bug::JoinerReadNothing) {
             return;
         }
         self.read_seq = self.read_seq.max(entry.seq);
-        self.unread = 0;
+        (self.unread, self.seen_own) = (0, 0);
         self.last_at = self.last_at.max(entry.at);
     }
 
@@ -101,7 +124,8 @@ impl UserRow {
         let mut out = Vec::with_capacity(40);
         let SettingsBits { muted, pinned, hidden } = self.settings;
         out.push(u8::from(muted) | u8::from(pinned) << 1 | u8::from(hidden) << 2 | u8::from(self.has_hidden) << 3);
-        for n in [self.delivered, self.read_seq, self.unread, self.cleared_up_to, self.last_at, self.receipt_seq] {
+        let Self { delivered, read_seq, unread, cleared_up_to, last_at, receipt_seq, seen_own, .. } = *self;
+        for n in [delivered, read_seq, unread, cleared_up_to, last_at, receipt_seq, seen_own] {
             put_number(&mut out, n);
         }
         Bytes::from(out)
@@ -119,6 +143,7 @@ impl UserRow {
             cleared_up_to: number()?,
             last_at: number()?,
             receipt_seq: number()?,
+            seen_own: number()?,
             settings: SettingsBits { muted: flags & 1 != 0, pinned: flags & 2 != 0, hidden: flags & 4 != 0 },
             has_hidden: flags & 8 != 0,
         })

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use super::Engine;
 use crate::conversation::inbox::{conversations_of, read_row};
-use crate::conversation::member::Member;
 use crate::conversation::rows::{self, Device};
+use crate::conversation::view::View;
 use crate::protocol::{ConvId, UserId};
 use crate::store::{Result, Section, TimelineId};
 
@@ -50,9 +50,12 @@ impl Engine {
     }
 
     async fn present(&self, user: &UserId, conversation: &ConvId) -> Result<bool> {
-        let timeline = TimelineId::Conversation(conversation.clone());
-        let member: Option<Member> = rows::read(&*self.inner.store, &timeline, &rows::member_key(user)).await?;
-        Ok(member.is_some_and(|member| member.present()))
+        // That all users are in `b:all` makes nobody acquainted.
+        if conversation.is_everybody() {
+            return Ok(false);
+        }
+        let view = View::load(&*self.inner.store, conversation, user).await?;
+        Ok(view.is_some_and(|view| view.member.present()))
     }
 
     /// When a device of the user was here last, as far as that was noted: milliseconds since 1970.

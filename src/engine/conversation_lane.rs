@@ -1,5 +1,6 @@
 //! Drives a conversation's lane: requests in, one commit for what gathered, answers and deliveries out.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,11 +11,12 @@ use super::{Answer, Fresh, Inner, Refusal};
 use crate::conversation::decide::{Desk, NotDecided, Order};
 use crate::conversation::entry::{Appended, Kind};
 use crate::conversation::member::Member;
+use crate::conversation::rows::{self, Info};
 use crate::conversation::state::{Conversation, Roster};
 use crate::fanout::{Batch, Delivery, Ledger, Progress, read_log};
 use crate::planted::{Bug, planted};
 use crate::protocol::{AnswerBody, ConvId, ErrorCode, UserId};
-use crate::store::{Error, Mark, Span};
+use crate::store::{Error, Mark, Section, Span, Store, TimelineId};
 use crate::timeline::{Decided, Draft, Lane, Pushed, commit_until_decided};
 
 /// Requests in one commit. More make the commit longer for the first without making it cheaper.
@@ -31,6 +33,8 @@ const CHUNK: usize = 256;
 const FAN_OUTS: usize = 256;
 /// Pause before a store that could not be read is asked again.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Members looked at in one go.
+const PAGE: usize = 1000;
 
 pub(super) type ConversationLane = Lane<ConversationItem, ConversationState>;
 
@@ -207,6 +211,7 @@ impl Inner {
             let Ok(conversation) = self.loaded(id, state).await else {
                 return requests.into_iter().for_each(refuse_damaged);
             };
+            conversation.trim();
             let mut draft = Draft::new(conversation.head, self.clock.now_ms());
             let mut appended = Vec::new();
             let mut decisions = Vec::with_capacity(requests.len());
@@ -314,8 +319,14 @@ impl Inner {
                 Err(error) => self.pause(id, error).await?,
             }
         };
+        let mode = conversation.mode();
+        if !entries.iter().all(|entry| member.addressed(user, entry.seq, &entry.header, mode)) {
+            // Of a large conversation most entries are in nobody's own timeline.
+            return Ok(None);
+        }
         let complete_to = if self.store.together() { seq - 1 } else { 0 };
-        let batch = Batch { conversation: id.clone(), mode: conversation.mode(), entries, complete_to };
+        let large_at = conversation.large_at();
+        let batch = Batch { conversation: id.clone(), mode, large_at, entries, complete_to };
         let progress = Progress::begin();
         let delivery = Delivery { batch: Arc::new(batch), member, told: vec![Arc::clone(&progress)] };
         self.push_user(user, UserItem::Deliver(delivery));
@@ -366,6 +377,7 @@ impl Inner {
             self.commit_marked(id, state, draft, &outgoing).await
         };
         if applied {
+            self.tell_followers(&outgoing.batch.entries, id);
             self.tell_tap(&outgoing);
         }
         outgoing.progress.finish();
@@ -390,14 +402,20 @@ impl Inner {
     ) -> Option<Outgoing> {
         let conversation = state.conversation.as_mut()?;
         let mode = conversation.mode();
+        let small = appended.iter().any(|entry| entry.header.large.is_none()) && !planted(Bug::CrossingToldByLog);
         let membership =
             appended.iter().any(|entry| entry.header.subject.is_some() || entry.header.kind == Kind::Dissolved);
-        let recipients = if membership { recipients_of(conversation, &appended) } else { conversation.roster() };
+        let recipients = match (small, membership || conversation.is_large()) {
+            (false, _) if conversation.is_large() => told_of(conversation, &appended),
+            (_, true) => recipients_of(conversation, &appended),
+            (_, false) => conversation.roster(),
+        };
         let first = appended.first().map_or(conversation.head.position.seq + 1, |entry| entry.seq);
         // This process is the only writer of a store that commits together, and earlier deliveries
         // stand before these in every lane: whatever came before `first` is there.
         let complete_to = if self.store.together() { first - 1 } else { 0 };
-        let batch = Batch { conversation: conversation.id.clone(), mode, entries: appended, complete_to };
+        let large_at = conversation.large_at();
+        let batch = Batch { conversation: conversation.id.clone(), mode, large_at, entries: appended, complete_to };
         Some(Outgoing {
             batch: Arc::new(batch),
             recipients,
@@ -496,7 +514,10 @@ impl Inner {
         draft: Draft,
         outgoing: &Outgoing,
     ) -> bool {
-        if !planted(Bug::NoMark) && !planted(Bug::MarkAfterAppend) && self.ensure_mark(id, state).await.is_err() {
+        // What goes into nobody's timeline leaves nothing undone, unless a tap takes it.
+        let delivers = !outgoing.recipients.is_empty() || self.tap.get().is_some();
+        let marked = delivers && !planted(Bug::NoMark) && !planted(Bug::MarkAfterAppend);
+        if marked && self.ensure_mark(id, state).await.is_err() {
             // Loading it anew says what is damaged.
             state.conversation = None;
             return false;
@@ -613,9 +634,20 @@ impl Inner {
                 Err(error) => self.pause(id, error).await?,
             }
         };
-        let recipients = recipients_of(conversation, &entries);
+        let (mode, large_at) = (conversation.mode(), conversation.large_at());
+        let recipients = if conversation.is_large() {
+            let info = conversation.info.clone();
+            loop {
+                match recipients_of_many(&*self.store, id, info.as_ref(), &entries).await {
+                    Ok(recipients) => break recipients,
+                    Err(error) => self.pause(id, error).await?,
+                }
+            }
+        } else {
+            recipients_of(conversation, &entries)
+        };
         let complete_to = if self.store.together() { after } else { 0 };
-        let batch = Batch { conversation: id.clone(), mode: conversation.mode(), entries, complete_to };
+        let batch = Batch { conversation: id.clone(), mode, large_at, entries, complete_to };
         let outgoing = Outgoing {
             batch: Arc::new(batch),
             recipients,
@@ -705,15 +737,62 @@ fn refuse_damaged((_, _, reply): (UserId, Order, oneshot::Sender<Answer>)) {
 /// Everybody to whom any of the entries is addressed, or who is handed over what he missed.
 fn recipients_of(conversation: &Conversation, entries: &[Appended]) -> Roster {
     let mode = conversation.mode();
-    let addressed = |member: &Member| {
+    let addressed = |user: &UserId, member: &Member| {
         if planted(Bug::MembersOfNow) && !member.present() {
             return false;
         }
-        entries.iter().any(|entry| member.addressed(entry.seq, entry.header.kind, entry.header.target, mode))
+        entries.iter().any(|entry| member.addressed(user, entry.seq, &entry.header, mode))
     };
-    let found = conversation.everyone().filter(|(_, member)| addressed(member));
+    let found = conversation.everyone().filter(|(user, member)| addressed(user, member));
     let mut found: Vec<_> = found.map(|(user, member)| (user.clone(), Arc::clone(member))).collect();
     // By id, as the roster is: the order of deliveries follows from the log alone.
     found.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
     found.into()
+}
+
+/// Whom the entries of a large conversation name: their rows were looked at when it was decided.
+fn told_of(conversation: &Conversation, entries: &[Appended]) -> Roster {
+    let users = named_in(entries);
+    users.into_iter().filter_map(|user| Some((user.clone(), Arc::clone(conversation.member(user)?)))).collect()
+}
+
+/// Users whose sync timelines entries of a large conversation go to, by id.
+fn named_in(entries: &[Appended]) -> BTreeSet<&UserId> {
+    let large = entries.iter().filter_map(|entry| entry.header.large.as_ref());
+    large.flat_map(|large| large.told.iter().map(|told| &told.user)).collect()
+}
+
+/// [`recipients_of`] a large conversation, for recovery: all members are looked at, a page at a time, only
+/// if there are entries from before it was large.
+async fn recipients_of_many(
+    store: &dyn Store,
+    id: &ConvId,
+    info: Option<&Info>,
+    entries: &[Appended],
+) -> Result<Roster, Error> {
+    let Some(info) = info else { return Ok(Roster::from([])) };
+    let timeline = TimelineId::Conversation(id.clone());
+    let mut found: BTreeMap<UserId, Arc<Member>> = BTreeMap::new();
+    for user in named_in(entries) {
+        if let Some(member) = rows::read::<Member>(store, &timeline, &rows::member_key(user)).await? {
+            found.insert(user.clone(), Arc::new(info.as_of(member)));
+        }
+    }
+    let small: Vec<&Appended> = entries.iter().filter(|entry| entry.header.large.is_none()).collect();
+    let mut after = None;
+    while !small.is_empty() {
+        let page = store.rows(&timeline, Section::Member, after, u64::MAX, PAGE).await?;
+        for (key, value) in &page {
+            let Ok(user) = UserId::parse(&key.id) else { continue };
+            let member = info.as_of(rows::unpack(&timeline, key, value)?);
+            if small.iter().any(|entry| member.addressed(&user, entry.seq, &entry.header, info.history)) {
+                found.insert(user, Arc::new(member));
+            }
+        }
+        match page.into_iter().nth(PAGE - 1) {
+            Some((key, _)) => after = Some(key),
+            None => break,
+        }
+    }
+    Ok(found.into_iter().collect())
 }

@@ -7,8 +7,8 @@ use tokio::sync::oneshot;
 use super::user_lane::{UserItem, ok_seq};
 use super::{Answer, Caller, Inner, Refusal, wait_for};
 use crate::conversation::inbox::Inbox;
-use crate::conversation::rows::{self, Device};
-use crate::protocol::{AnswerBody, ClientInfo, CloseCode, DeviceId, DeviceInfo, ErrorCode, UserId};
+use crate::conversation::rows::{self, Device, Everybody};
+use crate::protocol::{AnswerBody, ClientInfo, CloseCode, ConvId, DeviceId, DeviceInfo, ErrorCode, UserId};
 use crate::store::{Result, RowKey, Section, TimelineId};
 use crate::timeline::Draft;
 
@@ -56,10 +56,22 @@ impl Inner {
                 return Ok(Err(Refusal::new(ErrorCode::TooManyConnections)));
             }
         }
+        self.join_everybody(inbox, draft).await?;
         let acked = known.map_or(0, |known| known.acked);
         let device = Device { acked, last_seen_at: self.clock.now_ms(), client: client.cloned() };
         draft.row(key, Some(rows::pack(&device)), None);
         Ok(Ok(ok_seq(draft.head_seq())))
+    }
+
+    /// From his first hello on a user is in `b:all`.
+    async fn join_everybody(&self, inbox: &Inbox, draft: &mut Draft) -> Result<()> {
+        let key = rows::large_key(&ConvId::everybody());
+        if draft.pending_row(&key).is_some() || self.store.row(&inbox.timeline, &key).await?.is_some() {
+            return Ok(());
+        }
+        let head = self.store.head(&TimelineId::Conversation(ConvId::everybody())).await?;
+        draft.row(key, Some(rows::pack(&Everybody { join_seq: head.position.seq })), None);
+        Ok(())
     }
 
     pub(super) async fn note_goodbye(

@@ -18,6 +18,7 @@ mod acquaintance;
 mod conversation_lane;
 mod devices;
 mod failure;
+mod large;
 mod liveness;
 mod marks;
 mod notify;
@@ -44,6 +45,7 @@ use crate::timeline::{Attempts, Lanes, Pushed};
 
 pub use crate::conversation::Refusal;
 pub use crate::conversation::decide::Command;
+pub use large::Followed;
 pub use liveness::Sights;
 pub use notify::{Notified, Recipients};
 pub use page::{Page, PageRead};
@@ -124,7 +126,9 @@ impl Engine {
             liveness: liveness::Liveness::default(),
             tap: std::sync::OnceLock::new(),
         };
-        Self { inner: Arc::new(inner) }
+        let inner = Arc::new(inner);
+        Inner::read_for(&inner, &inner.hub);
+        Self { inner }
     }
 
     /// Who else is told of what is appended. Can be set once, before [`Engine::recover`].

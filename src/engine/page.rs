@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::{Inner, Refusal, Standing, unavailable};
-use crate::conversation::entry::{self, Kind};
+use crate::conversation::entry::{self, Header, Kind};
 use crate::conversation::inbox::{read_hidden, read_row};
 use crate::conversation::pointer::{Own, Pointer};
 use crate::conversation::ranges::Ranges;
@@ -258,6 +258,11 @@ fn shown<'a>(pointer: &Pointer<'a, &'a str>, sources: &HashMap<&'a str, Source>)
         return Ok(None);
     }
     let stored = source.entries.get(&conv_seq).ok_or_else(damaged)?;
+    if source.view.info.large_at.is_some_and(|at| kind == Kind::Message && conv_seq > at) {
+        // By its own log he has the message; this timeline says that it mentions him.
+        let (header, _) = Header::load(&stored.data).ok_or_else(damaged)?;
+        return Ok(Some(entry::mention(&source.view.id, conv_seq, &header.by.ok_or_else(damaged)?)));
+    }
     let (_, text) = entry::kind_and_text(&stored.data).ok_or_else(damaged)?;
     if kind == Kind::Message && source.is_recalled(conv_seq) {
         // Read before the recall erased it: the change index, read later, knows.

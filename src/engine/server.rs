@@ -150,7 +150,7 @@ impl Inner {
         let timeline = TimelineId::User(user.clone());
         let head = self.store.head(&timeline).await?;
         let mut found = head.floor < head.position.seq;
-        for section in [Section::Conv, Section::Hidden, Section::Device] {
+        for section in [Section::Conv, Section::Hidden, Section::Device, Section::Large] {
             found |= !self.store.rows(&timeline, section, None, u64::MAX, 1).await?.is_empty();
         }
         Ok(found)
@@ -161,7 +161,7 @@ impl Inner {
         for conversation in conversations_of(&*self.store, &inbox.user, None, AT_ONCE).await? {
             inbox.forget(draft, &conversation);
         }
-        for section in [Section::Hidden, Section::Device] {
+        for section in [Section::Hidden, Section::Device, Section::Large] {
             for (key, _) in self.store.rows(&inbox.timeline, section, None, u64::MAX, AT_ONCE).await? {
                 draft.row(key, None, None);
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Progress;
-use crate::conversation::entry::{Appended, Header, Kind};
+use crate::conversation::entry::{Appended, Header, Kind, mention};
 use crate::conversation::inbox::Inbox;
 use crate::conversation::member::Member;
 use crate::conversation::ranges::Ranges;
@@ -11,7 +11,7 @@ use crate::conversation::rows::{self, Change};
 use crate::conversation::user_row::UserRow;
 use crate::hub::Live;
 use crate::planted::{Bug, planted};
-use crate::protocol::{ConvId, HistoryMode};
+use crate::protocol::{ConvId, HistoryMode, UserId};
 use crate::store::{Error, Result, RowKey, Section, Span, Store, TimelineId};
 use crate::timeline::Draft;
 
@@ -24,6 +24,8 @@ pub struct Batch {
     pub conversation: ConvId,
     /// What a new member sees there.
     pub mode: HistoryMode,
+    /// Where it became large, if it has.
+    pub large_at: Option<u64>,
     /// The entries, ascending.
     pub entries: Vec<Appended>,
     /// Everything up to here is already with everybody it is addressed to; 0 when not known.
@@ -61,7 +63,7 @@ pub async fn deliver(
     let hidden = inbox.hidden(store, conv, &row).await?;
     let before = row.delivered;
 
-    for missed in missed(store, batch, member, row.delivered, first).await? {
+    for missed in missed(store, delivery, &inbox.user, row.delivered).await? {
         put(inbox, draft, &mut row, delivery, &hidden, &missed, live);
     }
     for entry in &batch.entries {
@@ -70,7 +72,7 @@ pub async fn deliver(
             && member.stays.len() > 1
             && entry.seq > row.delivered;
         if rejoins {
-            for change in changes_while_away(store, batch, member, row.delivered, entry.seq).await? {
+            for change in changes_while_away(store, delivery, &inbox.user, row.delivered, entry.seq).await? {
                 put(inbox, draft, &mut row, delivery, &hidden, &change, live);
             }
         }
@@ -97,7 +99,7 @@ fn put(
     if planted(Bug::RecallSkipsOffLine) && header.kind == Kind::Recall && header.by.as_ref() != Some(&inbox.user) {
         return;
     }
-    let addressed = member.addressed(entry.seq, header.kind, header.target, batch.mode);
+    let addressed = member.addressed(&inbox.user, entry.seq, header, batch.mode);
     let there = entry.seq <= row.delivered && !planted(Bug::DeliveredIgnored);
     if there || !(addressed || planted(Bug::GapFilledByNumber)) {
         return;
@@ -109,46 +111,88 @@ fn put(
         kind if kind.changes_target() => member.sees(header.target, batch.mode),
         _ => true,
     };
-    live.push(Live { seq, text: shown.then(|| Arc::clone(&entry.text)), changes_earlier: header.kind == Kind::Recall });
+    let text = shown.then(|| told_text(&batch.conversation, entry));
+    live.push(Live { seq, text, changes_earlier: header.kind == Kind::Recall });
+    if let Some(member) = following(&inbox.user, header) {
+        inbox.set_large(draft, &batch.conversation, member);
+    }
+}
+
+/// Whether this entry makes the user one who follows the conversation's own log, or ends it.
+fn following(user: &UserId, header: &Header) -> Option<bool> {
+    let about_him = header.large.is_some() && header.subject.as_ref() == Some(user);
+    match header.kind {
+        Kind::Large => Some(true),
+        Kind::Joined if about_him => Some(true),
+        Kind::Left if about_him => Some(false),
+        _ => None,
+    }
+}
+
+/// How an entry is told in a sync timeline: of a message of a large conversation, that it mentions him.
+fn told_text(conv: &ConvId, entry: &Appended) -> Arc<str> {
+    match (entry.header.kind, &entry.header.large, &entry.header.by) {
+        (Kind::Message, Some(_), Some(sender)) => mention(conv, entry.seq, sender),
+        _ => Arc::clone(&entry.text),
+    }
 }
 
 /// Entries between what the user has and the batch, as far as the log addresses them to him.
-async fn missed(
-    store: &dyn Store,
-    batch: &Batch,
-    member: &Member,
-    delivered: u64,
-    first: u64,
-) -> Result<Vec<Appended>> {
+async fn missed(store: &dyn Store, delivery: &Delivery, user: &UserId, delivered: u64) -> Result<Vec<Appended>> {
+    let Delivery { batch, member, .. } = delivery;
+    let Some(first) = batch.entries.first().map(|entry| entry.seq) else { return Ok(Vec::new()) };
     let after = delivered.max(batch.complete_to);
     if after + 1 >= first {
         return Ok(Vec::new());
     }
-    let entries = read_log(store, &batch.conversation, after, first - 1).await?;
-    let addressed = |entry: &Appended| {
-        planted(Bug::GapFilledByNumber)
-            || member.addressed(entry.seq, entry.header.kind, entry.header.target, batch.mode)
-    };
-    Ok(entries.into_iter().filter(addressed).collect())
+    let up_to = batch.large_at.map_or(first - 1, |at| at.min(first - 1));
+    let mut found = Vec::new();
+    if after < up_to {
+        found = read_log(store, &batch.conversation, after, up_to).await?;
+        found.retain(|entry| {
+            planted(Bug::GapFilledByNumber) || member.addressed(user, entry.seq, &entry.header, batch.mode)
+        });
+    }
+    found.extend(told_before(store, batch, user, after.max(up_to)).await?);
+    Ok(found)
 }
 
-/// Changes of messages he may see, made between two stays: by the change index, not by the log.
+/// Entries of the large conversation above `after` and before the batch that go to this user: each names
+/// the one before, so what lies between is not read.
+async fn told_before(store: &dyn Store, batch: &Batch, user: &UserId, after: u64) -> Result<Vec<Appended>> {
+    let before = |entry: &Appended| entry.header.large.as_ref()?.told(user).map(|told| told.before);
+    let (mut found, mut next) = (Vec::new(), batch.entries.iter().find_map(before).unwrap_or(0));
+    while next > after {
+        let Some(entry) = read_log(store, &batch.conversation, next - 1, next).await?.pop() else { break };
+        next = before(&entry).unwrap_or(0);
+        found.push(entry);
+    }
+    found.reverse();
+    Ok(found)
+}
+
+/// Changes of messages he may see, made between two stays: by the change index, not by the log. Those of
+/// a large conversation are asked for by the device.
 async fn changes_while_away(
     store: &dyn Store,
-    batch: &Batch,
-    member: &Member,
+    delivery: &Delivery,
+    user: &UserId,
     delivered: u64,
     joined: u64,
 ) -> Result<Vec<Appended>> {
+    let Delivery { batch, member, .. } = delivery;
     let timeline = TimelineId::Conversation(batch.conversation.clone());
+    let up_to = batch.large_at.map_or(joined - 1, |at| at.min(joined - 1));
     let mut after = RowKey { n: delivered, ..rows::change_key(delivered) };
     let mut found = Vec::new();
     loop {
-        let page = store.rows(&timeline, Section::Change, Some(after), joined - 1, PAGE).await?;
+        let page = store.rows(&timeline, Section::Change, Some(after), up_to, PAGE).await?;
         for (key, value) in &page {
             let change: Change = rows::unpack(&timeline, key, value)?;
-            if member.addressed(key.n, change.kind.entry_kind(), change.target, batch.mode) {
-                found.extend(read_log(store, &batch.conversation, key.n - 1, key.n).await?);
+            if member.sees(change.target, batch.mode) {
+                let mut entries = read_log(store, &batch.conversation, key.n - 1, key.n).await?;
+                entries.retain(|entry| member.addressed(user, entry.seq, &entry.header, batch.mode));
+                found.extend(entries);
             }
         }
         match page.into_iter().nth(PAGE - 1) {

@@ -11,6 +11,7 @@
 //! user's shard, so nothing is done under it but pointer work.
 
 mod elsewhere;
+mod large;
 mod seat;
 
 use std::fmt;
@@ -23,7 +24,8 @@ use dashmap::mapref::entry::Entry;
 
 pub use crate::bus::Live;
 use crate::bus::{Bus, Note, Stands, Subject, Subscription, alone};
-use crate::protocol::{CloseCode, DeviceId, UserId};
+use crate::protocol::{CloseCode, ConvId, DeviceId, UserId};
+pub use large::{Effect, Follow, FollowerSeat, Lacks, News, OnMoved};
 use seat::Seat;
 pub use seat::{QUEUE_BOUND, Registration, Signal};
 
@@ -34,6 +36,9 @@ pub type OnOther = Box<dyn Fn(&UserId, u64, u8, Bytes) + Send + Sync>;
 pub struct Hub {
     bus: Arc<dyn Bus>,
     users: DashMap<UserId, Present>,
+    /// Large conversations that somebody here follows.
+    channels: DashMap<ConvId, large::Channel>,
+    on_moved: OnceLock<OnMoved>,
     on_other: OnceLock<OnOther>,
     questions: elsewhere::Questions,
     next: AtomicU64,
@@ -69,6 +74,8 @@ impl Hub {
         Self {
             bus,
             users: DashMap::new(),
+            channels: DashMap::new(),
+            on_moved: OnceLock::new(),
             on_other: OnceLock::new(),
             questions: elsewhere::Questions::default(),
             next: AtomicU64::new(0),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::task::AtomicWaker;
 use tokio::time::Instant;
 
-use super::{Hub, Live};
+use super::{FollowerSeat, Hub, Live};
 use crate::bus::Note;
 use crate::planted::{Bug, planted};
 use crate::protocol::{CloseCode, DeviceId, UserId};
@@ -47,6 +47,8 @@ struct State {
     queue: Vec<Live>,
     /// Largest seq pushed.
     newest: u64,
+    /// A large conversation it follows has moved; until the session has collected what is new.
+    heads: bool,
     close: Option<CloseCode>,
 }
 
@@ -131,6 +133,14 @@ impl Seat {
         drop(state);
         if first {
             self.waker.wake();
+        }
+    }
+
+    /// A large conversation has moved. Wakes once until the session has collected.
+    pub(super) fn has_heads(&self) {
+        let mut state = self.state();
+        if !std::mem::replace(&mut state.heads, true) {
+            self.signal(state);
         }
     }
 
@@ -222,6 +232,21 @@ impl Registration {
         }
         std::mem::swap(&mut state.queue, batch);
         Signal::Entries
+    }
+
+    /// This session as one that follows large conversations.
+    pub fn follower(&self) -> FollowerSeat {
+        FollowerSeat { hub: Arc::clone(&self.hub), user: self.user.clone(), seat: Arc::clone(&self.seat) }
+    }
+
+    /// Whether a large conversation it follows has moved since [`Registration::collect_heads`].
+    pub fn has_heads(&self) -> bool {
+        self.seat.state().heads
+    }
+
+    /// The session collects now what is new: it is woken again by what comes later.
+    pub fn collect_heads(&self) {
+        self.seat.state().heads = false;
     }
 
     /// Notes what the client acknowledged, for [`Hub::acked`].

@@ -1,6 +1,6 @@
 //! What a node does by itself: it says that it is alive, and finishes what dead nodes left undone.
 //!
-//! Two loops, so that a long taking over does not keep the word from being given. They end with the
+//! Loops of their own, so that a long taking over does not keep the word from being given. They end with the
 //! house, not when it stops accepting: while it drains it is alive.
 
 use std::sync::Weak;
@@ -13,6 +13,9 @@ use crate::engine::Sights;
 
 /// The word is given so often, and dead nodes are looked for.
 const EVERY: Duration = Duration::from_secs(3);
+
+/// Heads of large conversations are looked at so often.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Renews this node's word until the house is gone.
 pub(super) async fn renew(house: Weak<House>) {
@@ -47,8 +50,23 @@ pub(super) async fn finish(house: Weak<House>) {
     }
 }
 
+/// Looks where the large conversations stand that sessions here follow, until the house is gone: hints of
+/// other nodes may be lost, and a node that dies behind its commit gives none.
+pub(super) async fn look(house: Weak<House>) {
+    let mut ticks = ticks_of(LOOK);
+    loop {
+        ticks.tick().await;
+        let Some(house) = house.upgrade() else { return };
+        house.engine.look_at_followed().await;
+    }
+}
+
 fn ticks() -> tokio::time::Interval {
-    let mut ticks = interval(EVERY);
+    ticks_of(EVERY)
+}
+
+fn ticks_of(every: Duration) -> tokio::time::Interval {
+    let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
 }

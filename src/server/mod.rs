@@ -279,6 +279,7 @@ impl Server {
             // Not tracked: what is under way there needs no end, another node does it as well.
             tokio::spawn(alive::renew(Arc::downgrade(&house)));
             tokio::spawn(alive::finish(Arc::downgrade(&house)));
+            tokio::spawn(alive::look(Arc::downgrade(&house)));
         }
         let (drain_spread, drain_deadline) = (settings.drain_spread, settings.drain_deadline);
         Ok(Handle { addr, metrics_addr, house, drain_spread, drain_deadline })

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::End;
 use super::cursor::Cursor;
+use super::large::begins_following;
 use super::run::{Done, Session};
 use super::socket::Transport;
 use crate::engine::{Page, PageRead, Refusal, Standing};
@@ -175,9 +176,15 @@ impl<S: Transport> Session<S> {
     /// Adds a `sync` frame, which carries the id of the request it answers, and moves the position.
     fn sync_frame<'a>(&mut self, from: u64, to: u64, live: bool, entries: impl Iterator<Item = (u64, &'a str)>) {
         let id = self.feed.answers.take();
+        let mut follows = false;
+        let me = &self.presence.caller.user;
+        let entries = entries.inspect(|(_, text)| follows |= begins_following(text, me));
         self.socket.feed(|out| write_sync_frame(out, id.as_ref(), from, to, live, entries));
         self.cursor.advance(to);
         self.shared().meters.syncs_out.increment(1);
+        if follows {
+            self.look_at_large();
+        }
     }
 
     /// Tries again later; who asked for it is told.
@@ -222,6 +229,8 @@ impl<S: Transport> Session<S> {
         self.presence.seat.set_acked(standing.head);
         self.feed.known_head = standing.head;
         self.feed.announce = true;
+        // An entry that began a following may have been skipped.
+        self.skipped_to_large();
     }
 
     /// `sync`: goes on from `after`, answered by the frame that does.
@@ -261,6 +270,7 @@ impl<S: Transport> Session<S> {
         }
         batch.clear();
         self.batch = batch;
+        self.large_moved();
         Ok(())
     }
 

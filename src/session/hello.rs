@@ -3,6 +3,7 @@
 //! The order matters: the device registers in the hub before the head is looked at, so that nothing can
 //! be committed in between unseen. Until `welcome` nothing of the user is told.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::cursor::Cursor;
+use super::large::Heads;
 use super::meters::Counted;
 use super::socket::{Ended, Socket, Transport};
 use super::{End, Shared};
@@ -18,7 +20,8 @@ use crate::auth::{Identity, Rejected};
 use crate::engine::{Caller, Refusal, Standing};
 use crate::hub::Registration;
 use crate::protocol::{
-    ClientFrame, CloseCode, ErrorCode, ErrorFrame, Hello, MsgId, Reset, ResetReason, ServerFrame, SyncMode, Welcome,
+    ClientFrame, CloseCode, ConvId, ErrorCode, ErrorFrame, Hello, MsgId, Reset, ResetReason, ServerFrame, SyncMode,
+    Welcome,
 };
 
 /// A bus that says nothing is not waited for longer; heartbeats find what it hides.
@@ -32,6 +35,8 @@ pub(super) const MAX_BAD_JSON: u32 = 3;
 pub(super) struct Guest {
     pub(super) presence: Presence,
     pub(super) cursor: Cursor,
+    /// Of large conversations.
+    pub(super) heads: Heads,
     /// The head that was told.
     pub(super) head: u64,
     pub(super) valid_until_ms: u64,
@@ -94,13 +99,14 @@ pub(super) async fn greet<S: Transport>(
         Err(refusal) => return Err(refused(shared, socket, hello.id, &refusal)),
     };
     let number = shared.count.fetch_add(1, Ordering::Relaxed);
+    let heads = Heads::holding(held(&hello, &shared.engine.epoch()));
     let cursor = welcome(shared, socket, &caller, hello, standing, shared.session_id(number));
     seat.set_acked(cursor.acked());
     let counted = Counted::new(&shared.meters.sessions);
     shared.board.changed(&caller.user);
     let presence = Presence { shared: Arc::clone(shared), caller, seat, number, _counted: counted };
     let Identity { valid_until_ms, issued_at_ms, .. } = identity;
-    Ok(Guest { presence, cursor, head: standing.head, valid_until_ms, issued_at_ms, bad_json })
+    Ok(Guest { presence, cursor, heads, head: standing.head, valid_until_ms, issued_at_ms, bad_json })
 }
 
 /// Reads frames until one is `hello`.
@@ -210,6 +216,12 @@ fn welcome<S: Transport>(
         socket.feed_text(&ServerFrame::Reset(reset).to_json());
     }
     Cursor::at(position, shared.limits.window_entries)
+}
+
+/// What the device holds of large conversations; numbers of other data mean nothing.
+fn held(hello: &Hello, epoch: &str) -> BTreeMap<ConvId, u64> {
+    let same = hello.cursor.as_ref().is_some_and(|cursor| cursor.epoch == epoch);
+    if same { hello.conversations.clone() } else { BTreeMap::new() }
 }
 
 /// What becomes of a cursor: mode, position, and the reason of a reset.

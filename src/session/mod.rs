@@ -11,6 +11,7 @@
 //! | `hello` | the first frame: token, registration, where the device stands |
 //! | `run` | the loop and its order of attention |
 //! | `feed` | pages, live entries, resets, the window |
+//! | `large` | large conversations: `heads` |
 //! | `ask` | requests, acknowledgements, errors |
 //! | `cursor`, `order`, `rate` | arithmetic without I/O |
 //! | `meters` | what is counted |
@@ -22,6 +23,7 @@ mod ask;
 mod cursor;
 mod feed;
 mod hello;
+mod large;
 mod metered;
 mod meters;
 mod order;

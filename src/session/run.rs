@@ -19,10 +19,11 @@ use tracing::{Span, info_span};
 use super::cursor::Cursor;
 use super::feed::Feed;
 use super::hello::{Guest, Presence};
+use super::large::Heads;
 use super::order::Order;
 use super::socket::{Ended, Socket, Transport};
 use super::{End, Shared, finish, rate};
-use crate::engine::{Answer, PageRead, Refusal, Standing};
+use crate::engine::{Answer, Followed, PageRead, Refusal, Standing};
 use crate::hub::Live;
 use crate::presence::Ears;
 use crate::protocol::{AnswerBody, CloseCode, ConvId, ErrorCode, ErrorFrame, MsgId, ServerFrame};
@@ -42,6 +43,8 @@ pub(super) enum Done {
     Page { generation: u32, result: Result<PageRead, Refusal> },
     /// The head for a heartbeat.
     Head(Result<Standing, Refusal>),
+    /// It was looked which large conversations there are.
+    Large(Result<Vec<Followed>, Refusal>),
     /// Whoever is to know that this user types was told.
     Typing,
     /// Another token was checked against revocations.
@@ -82,6 +85,7 @@ pub(super) struct Session<S> {
     pub(super) presence: Presence,
     pub(super) cursor: Cursor,
     pub(super) feed: Feed,
+    pub(super) heads: Box<Heads>,
     pub(super) order: Order,
     pub(super) work: FuturesUnordered<BoxFuture<'static, Done>>,
     /// Emptied between batches; keeps little room.
@@ -112,6 +116,7 @@ impl<S: Transport> Session<S> {
             presence: guest.presence,
             cursor: guest.cursor,
             feed: Feed::new(guest.head),
+            heads: Box::new(guest.heads),
             order: Order::default(),
             work: FuturesUnordered::new(),
             batch: Vec::new(),
@@ -157,15 +162,17 @@ impl<S: Transport> Session<S> {
         if revoked {
             self.tell(ErrorFrame::new(None, ErrorCode::Revoked));
         }
-        let Self { socket, presence, work, .. } = *self;
+        let Self { socket, presence, work, heads, .. } = *self;
         // The device is gone for everybody before the peer is given time to answer.
         drop(presence);
         drop(work);
+        drop(heads);
         finish(socket, end).await;
     }
 
     async fn attend(&mut self) -> End {
         self.catch_up();
+        self.look_at_large();
         let timer = sleep_until(self.next_due());
         tokio::pin!(timer);
         loop {
@@ -216,6 +223,7 @@ impl<S: Transport> Session<S> {
                 self.socket.feed_text(&frame);
             }
             Event::Done(Done::Head(result)) => self.ping(result)?,
+            Event::Done(Done::Large(found)) => self.looked_at_large(found),
             Event::Done(Done::Renewed { id, token, checked }) => self.renewed(id, &token, checked)?,
             Event::Due => self.due()?,
             Event::Text(text) => {
@@ -269,7 +277,7 @@ impl<S: Transport> Session<S> {
         }
         // Bounded by the heartbeat, so the addition cannot overflow and a moved clock is noticed.
         due = due.min(now + Duration::from_millis(left.saturating_add(1)).min(heartbeat));
-        self.feed.retry_at().map_or(due, |at| due.min(at))
+        [self.feed.retry_at(), self.heads.due_at()].into_iter().flatten().fold(due, Instant::min)
     }
 
     /// Something is due: the token's end, another try to read, a heartbeat.
@@ -280,6 +288,7 @@ impl<S: Transport> Session<S> {
             return Err(CloseCode::TokenExpired.into());
         }
         self.retry_page();
+        self.large_moved();
         let quiet = self.is_quiet();
         // With other nodes the head is asked for even while answers flow: a silent bus hides entries.
         let heartbeat = self.shared().limits.heartbeat;

@@ -131,11 +131,13 @@ pub enum Section {
     Device = 8,
     /// User: id = device_id, or empty for the user whole. Tokens issued until then are refused.
     Revoked = 9,
+    /// User: id = conv_id. Large conversations he is in, so that a device learns at once what has moved.
+    Large = 10,
 }
 
 impl Section {
     /// All of them, in key order.
-    pub const ALL: [Section; 9] = [
+    pub const ALL: [Section; 10] = [
         Section::State,
         Section::Member,
         Section::Dedupe,
@@ -145,6 +147,7 @@ impl Section {
         Section::Hidden,
         Section::Device,
         Section::Revoked,
+        Section::Large,
     ];
 }
 

@@ -17,7 +17,9 @@ use super::dropped;
 use super::event::{Event, What};
 use super::queue::Queue;
 use crate::conversation::entry::{Appended, Kind};
-use crate::conversation::inbox::read_row;
+use crate::conversation::inbox::{read_hidden, read_row};
+use crate::conversation::user_row::UserRow;
+use crate::conversation::view::View;
 use crate::engine::{Fresh, Tap};
 use crate::fanout::read_log;
 use crate::hub::Hub;
@@ -143,10 +145,15 @@ impl Room {
             users.extend(piece.recipients.iter().map(|(user, _)| user.clone()));
         }
         let offline = self.offline(users).await;
+        let large = logs.iter().flatten().any(|entry| entry.header.large.is_some());
         let mut inboxes = HashMap::new();
         for user in offline {
             let row = read_row(&*self.store, &TimelineId::User(user.clone()), conversation).await?.unwrap_or_default();
-            inboxes.insert(user, (row.delivered, row.unread, row.settings.muted));
+            let (delivered, unread) = match large {
+                true => (u64::MAX, self.unread_of_large(conversation, &user, &row).await?),
+                false => (row.delivered, row.unread),
+            };
+            inboxes.insert(user, (delivered, unread, row.settings.muted));
         }
         let mut events = Vec::new();
         for (piece, log) in pieces.iter().zip(&logs) {
@@ -155,7 +162,9 @@ impl Room {
                     |what| Event { at: entry.at, conversation: conversation.clone(), conv_seq: entry.seq, what };
                 events.push(event(What::Sent));
                 for (user, member) in piece.recipients.iter() {
-                    let reached = member.covers(entry.seq) && entry.header.by.as_ref() != Some(user);
+                    // Of a large conversation only those mentioned are reached.
+                    let told = entry.header.large.as_ref().is_none_or(|large| large.told(user).is_some());
+                    let reached = told && member.covers(entry.seq) && entry.header.by.as_ref() != Some(user);
                     if let Some(inbox) = inboxes.get_mut(user).filter(|_| reached) {
                         events.push(event(offline_event(user, inbox, entry)));
                     }
@@ -163,6 +172,13 @@ impl Room {
             }
         }
         Ok(events)
+    }
+
+    /// What a user has not seen of a large conversation, as its log stands now.
+    async fn unread_of_large(&self, id: &ConvId, user: &UserId, row: &UserRow) -> Result<u64, Error> {
+        let Some(view) = View::load(&*self.store, id, user).await? else { return Ok(row.unread) };
+        let hidden = read_hidden(&*self.store, &TimelineId::User(user.clone()), id).await?;
+        view.unread(&*self.store, row, &hidden).await
     }
 
     /// Those of whom no device is connected.

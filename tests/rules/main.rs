@@ -6,8 +6,7 @@
 //! Everything is deterministic: tokio's paused clock, one thread, a simulated store whose writes are
 //! stopped at exact moments.
 //!
-//! Not here, because what they are about is not built yet: rule 10 (large conversations and heads), rule
-//! 11 (buckets: CQL only), of rule 12 the new epoch after a restore, of rule 9 the readiness of a node
+//! Not here: rule 11 (buckets: CQL only), of rule 12 the new epoch after a restore, of rule 9 the readiness of a node
 //! whose clock is behind (tests/nodes). Rule 13 is the client library's own, one scenario here.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs, unreachable_pub)]
 
@@ -15,6 +14,7 @@ mod crash;
 mod gate;
 mod oracle;
 mod receiving;
+mod rule_10_large;
 mod rule_1_addressed;
 mod rule_2_refusal;
 mod rule_3_marks;
@@ -119,6 +119,14 @@ promises! {
     rule_9_time::a_repetition_is_recognised_before_anything_else_is_checked notices
         [DuplicateCheckedLast, DedupeForgotten],
     rule_9_time::a_repetition_is_recognised_beyond_what_a_lane_remembers notices [DedupeForgotten],
+    rule_10_large::crossing_the_limit_survives_death_at_any_write notices [CrossingToldByLog],
+    rule_10_large::a_message_is_written_into_nobodys_own_timeline notices [MentionForgotten],
+    rule_10_large::what_is_unread_is_counted_without_counting notices [OwnCountAsUnread],
+    rule_10_large::the_list_knows_what_moved_last notices [],
+    rule_10_large::a_follower_is_told_even_by_a_silent_bus notices [StayEndUnnoticed, SilenceBelieved],
+    rule_10_large::a_recalled_text_is_told_to_no_follower notices [RecalledTextTold],
+    rule_10_large::an_heir_is_found_among_many notices [],
+    rule_10_large::a_recall_keeps_what_is_counted_by notices [RecallDropsCounts],
     receiving::nothing_is_lost_between_the_last_page_and_following notices [LostWakeUp],
     receiving::an_overflow_sends_the_session_to_its_log notices [OverflowForgotten],
     receiving::an_older_answer_undoes_nothing_on_a_client notices [OlderAnswerBelieved],

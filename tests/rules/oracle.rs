@@ -67,14 +67,34 @@ fn target_of(event: &Event) -> Option<u64> {
     }
 }
 
+/// Entries above this are of a large conversation.
+fn large_at(events: &[Event]) -> u64 {
+    let is_it = |event: &Event| matches!(event, Event::Conversation { change: ConversationChange::Large, .. });
+    events.iter().position(is_it).map_or(u64::MAX, |index| index as u64 + 1)
+}
+
+/// Whether an entry of a large conversation is this member's: it is about him, or mentions him.
+fn names(user: &UserId, event: &Event) -> bool {
+    match event {
+        Event::Member { user_id, .. } => user_id == user,
+        Event::Message(message) => message.sender_id != *user && message.mentions.contains(user),
+        _ => false,
+    }
+}
+
 /// conv_seqs that belong into the timeline of one with these stays (history since the join).
-fn belongs(stays: &[(u64, u64)], events: &[Event]) -> Vec<u64> {
+fn belongs(user: &UserId, stays: &[(u64, u64)], events: &[Event]) -> Vec<u64> {
+    let large_at = large_at(events);
     let within = |seq: u64| stays.iter().any(|(from, to)| *from <= seq && seq <= *to);
     let handed_over = |seq: u64, event: &Event| {
         target_of(event).is_some_and(within) && stays[0].0 < seq && stays.iter().any(|(from, _)| *from > seq)
     };
     let numbered = (1..).zip(events);
-    numbered.filter(|(seq, event)| within(*seq) || handed_over(*seq, event)).map(|(seq, _)| seq).collect()
+    let his = |(seq, event): &(u64, &Event)| match *seq > large_at {
+        true => within(*seq) && names(user, event),
+        false => within(*seq) || handed_over(*seq, event),
+    };
+    numbered.filter(his).map(|(seq, _)| seq).collect()
 }
 
 /// conv_seqs of a conversation in a user's timeline, in its order.
@@ -94,7 +114,7 @@ pub fn all_delivered(world: &World, conv: &ConvId) -> Proof {
         let dump = world.sim.dump(&TimelineId::User(user.clone()));
         let dense: Vec<u64> = dump.entries.iter().map(|entry| entry.seq).collect();
         ensure_eq!(dense, (1..=dump.head.position.seq).collect::<Vec<_>>(), "numbers of {user}'s timeline");
-        ensure_eq!(delivered(&dump, conv), belongs(&stays, &events), "entries of {conv} with {user}");
+        ensure_eq!(delivered(&dump, conv), belongs(&user, &stays, &events), "entries of {conv} with {user}");
         unread(&dump, conv, &user, &stays, &events)?;
     }
     only_to_members(world, conv, &events)
@@ -105,14 +125,15 @@ fn unread(dump: &Dump, conv: &ConvId, user: &UserId, stays: &[(u64, u64)], event
     let row = value(conv_key(conv)).and_then(|value| UserRow::load(&value)).ok_or(format!("{user} has no row"))?;
     let hidden = value(hidden_key(conv)).and_then(|value| Ranges::load(&value)).unwrap_or_default();
     // A recall counts once it is his: one who has left learns of it when he is back.
-    let belongs = belongs(stays, events);
+    let belongs = belongs(user, stays, events);
     let recalled: BTreeSet<u64> = (1..)
         .zip(events)
-        .filter(|(seq, _)| belongs.contains(seq))
+        .filter(|(seq, _)| belongs.contains(seq) && *seq <= large_at(events))
         .filter_map(|(_, event)| if let Event::Recall { target, .. } = event { Some(*target) } else { None })
         .collect();
     let counts = |(seq, event): &(u64, &Event)| {
         matches!(event, Event::Message(message) if message.sender_id != *user)
+            && *seq <= large_at(events)
             && *seq > row.read_seq.max(row.cleared_up_to)
             && stays.iter().any(|(from, to)| from <= seq && seq <= to)
             && !hidden.contains(*seq)

@@ -10,6 +10,7 @@ mod handshake;
 mod harness;
 mod hello;
 mod hostile;
+mod large;
 mod process;
 mod random;
 mod requests;

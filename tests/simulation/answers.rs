@@ -94,7 +94,11 @@ impl Model {
             _ => {}
         }
         if let (Some(conv), Some(conv_seq)) = (conv_id.or_else(|| request.conv_id().cloned()), conv_seq) {
-            self.people.get_mut(&user).expect("opened before").duties.push((now, conv.clone(), conv_seq));
+            // Who takes himself out along with others sees no further than his own end.
+            let beyond = matches!(request, Request::Remove { users, .. } if users.contains(&user));
+            if !beyond {
+                self.people.get_mut(&user).expect("opened before").duties.push((now, conv.clone(), conv_seq));
+            }
             self.acked.push((user, asked.request.clone(), conv, conv_seq));
         }
     }

@@ -1,5 +1,6 @@
 //! Devices: the real client library over simulated lines, and raw ones that do what no good client does.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -169,6 +170,8 @@ pub struct Held {
     pub connected: bool,
     /// Said by the server since the last connect.
     pub live: bool,
+    /// What it was told of large conversations.
+    pub heads: BTreeMap<ConvId, u64>,
 }
 
 /// A device that speaks the protocol by hand.
@@ -302,13 +305,16 @@ impl Life {
                 }
             }
         });
-        let cursor = self.held().cursor.clone();
+        let (cursor, conversations) = {
+            let held = self.held();
+            (held.cursor.clone(), held.heads.clone())
+        };
         let hello = Hello {
             id: self.next_id(),
             token: Some(self.token.clone()),
             device_id: self.id.clone(),
             cursor,
-            conversations: Default::default(),
+            conversations,
             client: None,
         };
         let _ = out.send(Frame::text(ClientFrame::Hello(hello).to_json()));
@@ -389,6 +395,11 @@ impl Life {
                 let conv_id = self.snatching.take_if(|conv| *conv == message.conv_id)?;
                 let range = Range { from: message.conv_seq, to: message.conv_seq };
                 Some(self.envelope(Request::Delete { conv_id, ranges: vec![range] }))
+            }
+            ServerFrame::Heads { conversations } => {
+                let told = conversations.into_iter().map(|item| (item.conv_id, item.head_seq));
+                self.held().heads.extend(told);
+                None
             }
             ServerFrame::Ping { .. } => {
                 let seq = self.held().cursor.as_ref()?.seq;

@@ -41,6 +41,9 @@ impl Model {
         conn.position = if welcome.sync == SyncMode::Resumed { cursor.unwrap_or(head) } else { head };
         conn.acked = conn.position;
         conn.owes_reset = welcome.sync == SyncMode::Reset;
+        if hello.cursor.as_ref().is_some_and(|cursor| cursor.epoch == welcome.epoch) {
+            conn.heads = hello.conversations;
+        }
         conn.welcome = Some(welcome);
     }
 
@@ -155,6 +158,7 @@ impl Model {
                 self.recalled.entry((conv.clone(), *target)).or_insert(now);
                 self.count("recalls shown");
             }
+            Event::Conversation { change: ConversationChange::Large, .. } => self.count("large conversations"),
             Event::Message(message) if message.recalled => {
                 self.recalled.entry((conv.clone(), conv_seq)).or_insert(now);
                 self.count("stubs shown");

@@ -45,6 +45,8 @@ pub struct Setting {
     pub page_bytes: usize,
     /// The bus between nodes; `None`: there is none, and heartbeats must do.
     pub hints: Option<Hints>,
+    /// Conversations of more members are large; `None`: none is.
+    pub large: Option<usize>,
     /// Once more messages come than any queue holds.
     pub flood: bool,
 }
@@ -166,6 +168,7 @@ impl House {
             sync_max_age_ms: setting.max_age_ms,
             dedupe_ms: 1000 * 24 * 60 * 60 * 1000,
             max_devices: 50,
+            large_conversation_members: setting.large.unwrap_or(500),
             ..Policy::default()
         }
     }
@@ -193,7 +196,12 @@ impl House {
         let verifier = Verifier::with_secret(SECRET, clock.clone());
         let draining = CancellationToken::new();
         let shared = session::Shared::new(engine.clone(), hub, clock, verifier, limits, &policy, draining);
-        let alive = (!setting.together).then(|| tokio::spawn(alive(engine.clone())));
+        let mut alone = Vec::new();
+        if !setting.together {
+            alone.push(tokio::spawn(alive(engine.clone())));
+            // Where nothing is large there is nothing to look at but `b:all`, of which nothing comes.
+            alone.extend(setting.large.map(|_| tokio::spawn(look(engine.clone()))));
+        }
         Node {
             incarnation,
             switches,
@@ -201,7 +209,7 @@ impl House {
             engine,
             shared: Arc::new(shared),
             still: Arc::default(),
-            tasks: alive.into_iter().collect(),
+            tasks: alone,
             lines: Vec::new(),
             up: true,
         }
@@ -455,6 +463,17 @@ impl House {
         out
     }
 
+    /// Whom recalled messages mentioned, by what was sent.
+    fn mentions_gone(&self, conv: &ConvId, log: &Log) -> BTreeMap<u64, Vec<UserId>> {
+        let model = self.model();
+        let gone = log.keys.iter().filter(|(_, seq)| log.message(**seq).is_some_and(|message| message.recalled));
+        let sent = gone.filter_map(|((sender, id), seq)| {
+            let sent = model.sent.get(&(sender.clone(), conv.clone(), id.clone()))?;
+            Some((*seq, sent.send.mentions.clone()))
+        });
+        sent.collect()
+    }
+
     /// Everything the store holds, in the words of the contract.
     pub fn stored(&self) -> Result<Stored, String> {
         let store = self.store();
@@ -477,7 +496,8 @@ impl House {
                     if entries.len() as u64 != dump.head.position.seq {
                         return Err(format!("{conv}: {} entries below head {:?}", entries.len(), dump.head));
                     }
-                    let log = Log::fold(&conv, entries, |title| full.get(title).copied().unwrap_or_default());
+                    let mut log = Log::fold(&conv, entries, |title| full.get(title).copied().unwrap_or_default());
+                    log.mentions = self.mentions_gone(&conv, &log);
                     stored.logs.insert(conv, log);
                 }
                 TimelineId::User(user) => {
@@ -500,6 +520,14 @@ async fn alive(engine: Engine) {
         let _ = tokio::time::timeout(EVERY, engine.renew()).await;
         let _ = engine.finish_for_the_dead(&mut sights).await;
         tokio::time::sleep(EVERY).await;
+    }
+}
+
+/// And looks where large conversations stand.
+async fn look(engine: Engine) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        engine.look_at_followed().await;
     }
 }
 

@@ -23,7 +23,11 @@ pub struct Log {
     roles: BTreeMap<UserId, Role>,
     pub fates: BTreeMap<u64, Fate>,
     pub keys: BTreeMap<(UserId, MsgId), u64>,
+    /// Whom messages mentioned that were recalled since.
+    pub mentions: BTreeMap<u64, Vec<UserId>>,
     pub full: bool,
+    /// It became large with this entry.
+    pub large_at: Option<u64>,
     pub title: Option<String>,
     /// Who took himself out in the same request as others, and the last entry of it.
     removal: Option<(UserId, u64)>,
@@ -84,6 +88,9 @@ impl Log {
 
     /// What is put into a user's sync timeline.
     pub fn addressed(&self, user: &UserId, seq: u64) -> bool {
+        if self.large_at.is_some_and(|at| seq > at) {
+            return self.covered(user, seq) && self.names(user, seq);
+        }
         if self.covered(user, seq) {
             return true;
         }
@@ -94,6 +101,18 @@ impl Log {
         };
         let away = stays.first().is_some_and(|stay| stay.0 < seq) && stays.iter().any(|stay| stay.0 > seq);
         away && self.sees(user, target)
+    }
+
+    /// Of a large conversation an entry goes to whom it is about, or mentions.
+    fn names(&self, user: &UserId, seq: u64) -> bool {
+        match self.at(seq) {
+            Some(Event::Member { user_id, .. }) => user_id == user,
+            Some(Event::Message(message)) => {
+                let mentions = self.mentions.get(&seq).unwrap_or(&message.mentions);
+                message.sender_id != *user && mentions.contains(user)
+            }
+            _ => false,
+        }
     }
 
     /// The body of a message as it stands; `None` when it was recalled.
@@ -214,6 +233,7 @@ impl Log {
                 self.title.clone_from(title);
             }
             ConversationChange::Renamed { title } => self.title = Some(title.clone()),
+            ConversationChange::Large => self.large_at = Some(seq),
             _ => {}
         }
     }

@@ -24,6 +24,7 @@ mod house;
 #[path = "../hunt/mod.rs"]
 mod hunt;
 mod judge;
+mod large;
 mod line;
 mod log;
 mod model;
@@ -48,9 +49,10 @@ use run::Run;
 /// Seeds when nobody says how many.
 const SEEDS: u64 = 40;
 /// What must have happened at least once in a run of [`ENOUGH`] seeds: else the generator is blind.
-const MUST_HAPPEN: [&str; 59] = [
+const MUST_HAPPEN: [&str; 63] = [
     "ahead of delivery",
     "feuds",
+    "large conversations",
     "last readings",
     "looking back",
     "older answers",
@@ -68,6 +70,8 @@ const MUST_HAPPEN: [&str; 59] = [
     "fresh",
     "half open downwards",
     "half open upwards",
+    "heads",
+    "heads with entries",
     "hints",
     "hints doubled",
     "hints late",
@@ -77,6 +81,7 @@ const MUST_HAPPEN: [&str; 59] = [
     "jumps back",
     "kills",
     "mended lines",
+    "mentions",
     "partitions",
     "pauses",
     "reads",
@@ -121,7 +126,7 @@ const FAILURES: usize = 8;
 
 /// Bugs that stories show too rarely to be demanded of a short run. `tests/rules` has a scenario for every one.
 #[cfg(planted_bugs)]
-const BLIND: [&str; 1] = ["OverflowForgotten"];
+const BLIND: [&str; 2] = ["MarkForgetsOpen", "OverflowForgotten"];
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())

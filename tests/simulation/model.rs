@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use everline::protocol::*;
 
+use crate::large::Given;
 use crate::sends::{Key, Sent};
 
 /// What the model must know of the configuration.
@@ -48,6 +49,8 @@ pub struct Conn {
     pub owes_reset: bool,
     pub asked: BTreeMap<MsgId, Asked>,
     pub syncs: VecDeque<(MsgId, u64)>,
+    /// Told of large conversations, or known by the device before.
+    pub heads: BTreeMap<ConvId, u64>,
     /// Reached the head and said so.
     pub live: bool,
     pub closed: Option<u16>,
@@ -109,6 +112,8 @@ pub struct Model {
     pub acked: Vec<(UserId, Request, ConvId, u64)>,
     pub creates: BTreeMap<String, (UserId, HistoryMode, Option<ConvId>)>,
     pub refusals: Vec<Refused>,
+    /// Entries given by `heads`.
+    pub given: Vec<Given>,
     pub wrong: Vec<String>,
     pub tally: Tally,
 }
@@ -137,6 +142,7 @@ impl Model {
             acked: Vec::new(),
             creates: BTreeMap::new(),
             refusals: Vec::new(),
+            given: Vec::new(),
             wrong: Vec::new(),
             tally: Tally::new(),
         }
@@ -166,6 +172,7 @@ impl Model {
             owes_reset: false,
             asked: BTreeMap::new(),
             syncs: VecDeque::new(),
+            heads: BTreeMap::new(),
             live: false,
             closed: None,
         });
@@ -242,7 +249,8 @@ impl Model {
             }
             ServerFrame::Answer(answer) => self.answered(conn, &answer),
             ServerFrame::Error(error) => self.refused(conn, &error),
-            ServerFrame::Heads { .. } | ServerFrame::Typing { .. } | ServerFrame::Presence { .. } => {}
+            ServerFrame::Heads { conversations } => self.heads(conn, conversations),
+            ServerFrame::Typing { .. } | ServerFrame::Presence { .. } => {}
             ServerFrame::Unknown => self.blame(format!("conn {conn}: a frame of an unknown type")),
         }
     }

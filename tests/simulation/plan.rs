@@ -180,7 +180,13 @@ impl Run {
     }
 
     pub fn message(&mut self, to: SendTo) -> Send {
-        Send { to, client_msg_id: self.id("m"), body: self.body(), reply_to: None, mentions: vec![] }
+        let (client_msg_id, body) = (self.id("m"), self.body());
+        let mut mentions = vec![];
+        if self.house.setting().large.is_some() && self.rng.random_bool(0.3) {
+            self.tick("mentions");
+            mentions = self.some_people();
+        }
+        Send { to, client_msg_id, body, reply_to: None, mentions }
     }
 
     /// A direct conversation of this user.

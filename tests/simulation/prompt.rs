@@ -127,6 +127,7 @@ impl Run {
     async fn all_told(&mut self, except: Option<&UserId>) -> Result<(), String> {
         tokio::time::sleep(ms(500)).await;
         let heads: Vec<u64> = self.raws.iter().map(|device| self.house.sync_head(&device.user)).collect();
+        let stored = self.house.setting().large.map(|_| self.house.stored()).transpose()?;
         tokio::time::sleep(AT_ONCE).await;
         let (mut late, mut checked) = (Vec::new(), 0);
         for (device, head) in self.raws.iter().zip(heads) {
@@ -138,6 +139,12 @@ impl Run {
                 checked += 1;
                 if seq.is_none_or(|seq| seq < head) {
                     late.push(format!("{} {} is at {seq:?} of {head}", device.user, device.id));
+                }
+                let untold = device.wired.get().zip(stored.as_ref());
+                if let Some(text) =
+                    untold.and_then(|((conn, ..), stored)| self.house.model().untold(conn, stored, false))
+                {
+                    late.push(format!("{} {}: {text}", device.user, device.id));
                 }
             }
         }

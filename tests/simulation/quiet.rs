@@ -90,6 +90,12 @@ impl Run {
 
     async fn behind(&self) -> Vec<String> {
         let mut behind = Vec::new();
+        if self.house.setting().large.is_some() {
+            match self.house.stored() {
+                Ok(stored) => behind.extend(self.untold(&stored)),
+                Err(error) => behind.push(error),
+            }
+        }
         for device in &self.reals {
             let head = self.house.sync_head(&device.user);
             if let Some(text) = lags(device, head).await {
@@ -104,6 +110,18 @@ impl Run {
             }
         }
         behind
+    }
+
+    /// Devices that were not told where their large conversations stand.
+    fn untold(&self, stored: &crate::judge::Stored) -> Vec<String> {
+        let reals = self.reals.iter().map(|device| (&device.user, &device.id, &device.wired));
+        let raws = self.raws.iter().map(|device| (&device.user, &device.id, &device.wired));
+        let model = self.house.model();
+        let untold = reals.chain(raws).filter_map(|(user, id, wired)| {
+            let text = model.untold(wired.get()?.0, stored, true)?;
+            Some(format!("{user} {id}: {text}"))
+        });
+        untold.collect()
     }
 
     async fn judge_store(&mut self) -> Result<(), String> {

@@ -19,8 +19,12 @@ struct House {
 
 impl House {
     async fn start() -> Self {
+        Self::with(|_| ()).await
+    }
+
+    async fn with(change: impl FnOnce(&mut Settings)) -> Self {
         let (receiver, dir) = (Receiver::start(), tempfile::tempdir().unwrap());
-        let settings = Settings {
+        let mut settings = Settings {
             token_key: Some(TokenKey::Secret(Secret::new("x"))),
             webhook: Some(WebhookSettings {
                 url: Secret::new(receiver.url()),
@@ -33,6 +37,7 @@ impl House {
             }),
             ..Settings::default()
         };
+        change(&mut settings);
         let clock = Clock::system();
         let options = SimOptions { seed: 7, clock: clock.clone(), together: true, faults: Faults::none() };
         let verifier = server::verifier(&settings, clock.clone()).unwrap();
@@ -51,15 +56,34 @@ async fn ask(engine: &Engine, who: &str, request: Request) -> AnswerBody {
 }
 
 async fn send(engine: &Engine, from: &str, conv: &str, id: &str) -> u64 {
+    mention(engine, from, conv, id, &[]).await
+}
+
+async fn mention(engine: &Engine, from: &str, conv: &str, id: &str, whom: &[&str]) -> u64 {
     let send = Send {
         to: SendTo::Conv(ConvId::parse(conv).unwrap()),
         client_msg_id: MsgId::parse(id).unwrap(),
         body: Body::parse(&format!("{{\"text\":\"{id}\"}}")).unwrap(),
         reply_to: None,
-        mentions: Vec::new(),
+        mentions: whom.iter().map(|name| UserId::parse(name).unwrap()).collect(),
     };
     match ask(engine, from, Request::Send(send)).await {
         AnswerBody::Sent { conv_seq, .. } => conv_seq,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Alice's group with bob and carol.
+async fn group(engine: &Engine) -> ConvId {
+    let create = Request::Create {
+        members: ["bob", "carol"].map(|name| UserId::parse(name).unwrap()).to_vec(),
+        title: None,
+        attributes: None,
+        history: everline::protocol::HistoryMode::SinceJoin,
+        op_id: MsgId::parse("op").unwrap(),
+    };
+    match ask(engine, "alice", create).await {
+        AnswerBody::Ok { conv_id: Some(conv), .. } => conv,
         other => panic!("{other:?}"),
     }
 }
@@ -103,18 +127,8 @@ async fn fifty_conversations_that_waited_for_a_dead_receiver_are_all_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn only_those_without_a_connected_device_are_told_as_off_line_with_their_unread() {
     let house = House::start().await;
-    let user = |name: &str| UserId::parse(name).unwrap();
-    let create = Request::Create {
-        members: vec![user("bob"), user("carol")],
-        title: None,
-        attributes: None,
-        history: everline::protocol::HistoryMode::SinceJoin,
-        op_id: MsgId::parse("op").unwrap(),
-    };
-    let AnswerBody::Ok { conv_id: Some(conv), .. } = ask(&house.parts.engine, "alice", create).await else {
-        panic!("not made")
-    };
-    let seat = house.parts.hub.register(&user("bob"), &DeviceId::parse("phone").unwrap());
+    let conv = group(&house.parts.engine).await;
+    let seat = house.parts.hub.register(&UserId::parse("bob").unwrap(), &DeviceId::parse("phone").unwrap());
     let mute = Request::Settings { conv_id: conv.clone(), muted: Some(true), pinned: None, hidden: None };
     ask(&house.parts.engine, "carol", mute).await;
     // `unread` is of the moment the event is made: one after the other.
@@ -168,4 +182,23 @@ async fn what_was_recalled_meanwhile_is_told_without_its_body() {
     house.receiver.until(|heard| !heard.of("message.sent").is_empty()).await;
     let message = house.receiver.heard().of("message.sent")[0]["message"].clone();
     assert_eq!((message["recalled"].as_bool(), message.get("body")), (Some(true), None), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_large_conversation_those_mentioned_are_told_with_all_they_have_not_seen() {
+    let house = House::with(|settings| settings.policy.large_conversation_members = 2).await;
+    let engine = &house.parts.engine;
+    let conv = group(engine).await;
+    for id in ["1", "2"] {
+        send(engine, "alice", &conv, id).await;
+    }
+    let named = mention(engine, "alice", &conv, "3", &["bob", "alice"]).await;
+    house.receiver.until(|heard| heard.sent().get(conv.as_str()).map_or(0, Vec::len) == 3).await;
+    // Events of one conversation come in order: had others been told, they had been told by now.
+    send(engine, "carol", &conv, "4").await;
+    house.receiver.until(|heard| heard.sent().get(conv.as_str()).map_or(0, Vec::len) == 4).await;
+    let heard = house.receiver.heard();
+    let offline = heard.of("message.offline");
+    let told: Vec<_> = offline.iter().map(|event| (&event["user_id"], &event["conv_seq"], &event["unread"])).collect();
+    assert_eq!(told, [(&"bob".into(), &named.into(), &3.into())]);
 }

@@ -41,19 +41,18 @@ pub(super) async fn check(audit: &mut Audit<'_>, id: &ConvId) -> Result<()> {
         Some(from) => *from,
         None => seq,
     };
-    let mode = info.as_ref().map_or(HistoryMode::SinceJoin, |info| info.history);
+    let mode = info.as_ref().map_or((HistoryMode::SinceJoin, None), |info| (info.history, info.large_at));
     let mut people = load_people(audit, id, &members, mode, complete_to).await?;
     let fold = read_log(audit, id, &timeline, seq, head.at, &mut people).await?;
     if !id.is_everybody() {
         fold.compare(&members, info.as_ref()).into_iter().for_each(|what| audit.differs(&timeline, what));
-        let large = info.is_some_and(|info| info.large);
         for person in &people {
-            person.end(seq, large).into_iter().for_each(|what| audit.differs(&timeline, what));
+            person.end(seq).into_iter().for_each(|what| audit.differs(&timeline, what));
         }
     }
     index::beyond(audit, &timeline, seq).await?;
     index::dedupe(audit, &timeline).await?;
-    audit.none_of(&timeline, &[Section::Conv, Section::Hidden, Section::Device, Section::Revoked]).await
+    audit.none_of(&timeline, &[Section::Conv, Section::Hidden, Section::Device, Section::Revoked, Section::Large]).await
 }
 
 async fn load_members(audit: &mut Audit<'_>, timeline: &TimelineId) -> Result<BTreeMap<UserId, Member>> {
@@ -77,7 +76,7 @@ async fn load_people(
     audit: &mut Audit<'_>,
     id: &ConvId,
     members: &BTreeMap<UserId, Member>,
-    mode: HistoryMode,
+    mode: (HistoryMode, Option<u64>),
     complete_to: u64,
 ) -> Result<Vec<Person>> {
     let mut people = Vec::with_capacity(members.len());
@@ -125,7 +124,18 @@ async fn read_log(
                 audit.differs(timeline, format!("entry {seq} ({}) cannot follow what is before it", event.op()));
             }
             let recalled_at = indexed.recalled_at(seq);
-            people.iter_mut().for_each(|person| person.take(seq, entry.at, header, recalled_at));
+            match &header.large {
+                None => people.iter_mut().for_each(|person| person.take(seq, entry.at, header, recalled_at)),
+                // Of the many members of a large conversation only those named are looked at.
+                Some(large) => large.told.iter().for_each(|told| {
+                    // They are in order.
+                    if let Ok(index) = people.binary_search_by(|person| person.user.cmp(&told.user))
+                        && let Some(person) = people.get_mut(index)
+                    {
+                        person.take(seq, entry.at, header, recalled_at);
+                    }
+                }),
+            }
             indexed.check(audit, timeline, &decoded).await?;
         }
         indexed.leftovers().into_iter().for_each(|what| audit.differs(timeline, what));
@@ -160,6 +170,7 @@ fn agrees(decoded: &Decoded, id: &ConvId) -> bool {
         }
         Event::Conversation { change: ConversationChange::Created { .. }, .. } => header.kind == Kind::Created,
         Event::Conversation { change: ConversationChange::Dissolved, .. } => header.kind == Kind::Dissolved,
+        Event::Conversation { change: ConversationChange::Large, .. } => header.kind == Kind::Large,
         Event::Notification { .. } => header.kind == Kind::Notification,
         _ => !header.kind.changes_target() && header.kind != Kind::Message,
     };

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::conversation::entry::Header;
-use crate::conversation::member::{AsLeft, Member};
+use crate::conversation::entry::{Header, Kind, Ordinal, Tail, Told};
+use crate::conversation::member::{AsLeft, Member, Sent};
 use crate::conversation::rows::Info;
 use crate::protocol::{Body, ConvId, ConversationChange, Event, MemberChange, Role, UserId};
 
@@ -17,15 +17,39 @@ pub(super) struct Fold {
     title: Option<String>,
     attributes: Option<Body>,
     count: u64,
-    large: bool,
+    owner: Option<UserId>,
+    large_at: Option<u64>,
+    dissolved_at: Option<u64>,
+    tail: Tail,
 }
 
 impl Fold {
     /// Takes in the next entry. False: it makes no sense at this place of the log.
     pub(super) fn take(&mut self, id: &ConvId, seq: u64, at: u64, header: &Header, event: &Event) -> bool {
-        if !self.begun {
-            return self.begin(id, seq, at, header, event);
+        let large = self.large_at.is_some() || id.is_everybody();
+        let follows = if self.begun { self.go_on(seq, at, event) } else { self.begin(id, seq, at, header, event) };
+        follows && header.large.is_some() == large && self.large(seq, at, header)
+    }
+
+    /// What an entry of a large conversation carries must be what the log comes to.
+    fn large(&mut self, seq: u64, at: u64, header: &Header) -> bool {
+        let Some(large) = &header.large else { return true };
+        let mut own = Ordinal::default();
+        if header.kind == Kind::Message {
+            self.tail = Tail { messages: self.tail.messages + 1, last_seq: seq, last_at: at };
+            let Some(sender) = header.by.as_ref().and_then(|by| self.members.get_mut(by)) else { return false };
+            own = Ordinal { count: sender.sent.count + 1, before: sender.sent.last };
+            sender.sent = Sent { count: own.count, last: seq };
         }
+        let mut told = true;
+        for Told { user, before } in &large.told {
+            let member = self.members.get_mut(user);
+            told &= member.is_some_and(|member| std::mem::replace(&mut member.told, seq) == *before);
+        }
+        told && large.tail == self.tail && large.own == own
+    }
+
+    fn go_on(&mut self, seq: u64, at: u64, event: &Event) -> bool {
         match event {
             Event::Member { change, user_id, role, .. } => self.member(seq, at, *change, user_id, *role),
             Event::Conversation { change, .. } => self.changed(seq, change),
@@ -62,14 +86,21 @@ impl Fold {
             self.members.insert(user.clone(), Member::joining(seq, role, at));
             self.count += 1;
         }
+        self.owner = owner.cloned();
     }
 
     fn member(&mut self, seq: u64, at: u64, change: MemberChange, user: &UserId, role: Option<Role>) -> bool {
         let member = self.members.get_mut(user);
         let present = member.as_ref().is_some_and(|member| member.present());
+        match role {
+            Some(Role::Owner) => self.owner = Some(user.clone()),
+            Some(_) if change != MemberChange::Role => {}
+            _ => self.owner = self.owner.take().filter(|owner| owner != user),
+        }
         match (change, member) {
             (MemberChange::Joined, Some(member)) if !present => {
                 member.rejoin(seq, at);
+                member.role = role.unwrap_or(Role::Member);
                 self.count += 1;
             }
             (MemberChange::Joined, None) => {
@@ -91,10 +122,14 @@ impl Fold {
             ConversationChange::Created { .. } => return false,
             ConversationChange::Renamed { title } => self.title = Some(title.clone()),
             ConversationChange::Attributes { attributes } => self.attributes = Some(attributes.clone()),
-            ConversationChange::Large => self.large = true,
+            ConversationChange::Large => self.large_at = Some(seq),
             ConversationChange::Dissolved => {
                 self.count = 0;
-                for member in self.members.values_mut().filter(|member| member.present()) {
+                self.owner = None;
+                self.dissolved_at = Some(seq);
+                // Of a large one nobody's row is written.
+                let small = self.large_at.is_none();
+                for member in self.members.values_mut().filter(|member| small && member.present()) {
                     member.leave(seq, AsLeft { members_count: 0, title: self.title.clone() });
                 }
             }
@@ -134,7 +169,9 @@ impl Fold {
             (info.creator != self.creator, "creator"),
             (info.title != self.title, "title"),
             (!same_attributes, "attributes"),
-            (info.large != self.large, "large"),
+            (info.owner != self.owner, "owner"),
+            (info.large_at != self.large_at, "large"),
+            (info.dissolved_at != self.dissolved_at, "dissolved"),
         ];
         let differing = checks.into_iter().filter(|(differs, _)| *differs);
         let told = |what: &str| match what {

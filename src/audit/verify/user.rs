@@ -20,7 +20,7 @@ pub(super) struct Known {
     timeline: TimelineId,
     member: Option<Member>,
     mode: HistoryMode,
-    large: bool,
+    large_at: Option<u64>,
     pub(super) row: Option<UserRow>,
     pub(super) hidden: Ranges,
     /// conv_seq of the last pointer; `None` before the first where older ones have expired.
@@ -123,7 +123,7 @@ impl Reading<'_, '_> {
             timeline,
             member,
             mode: info.as_ref().map_or(HistoryMode::SinceJoin, |info| info.history),
-            large: info.is_some_and(|info| info.large),
+            large_at: info.and_then(|info| info.large_at),
             row,
             hidden,
             last: (self.floor == 0).then_some(0),
@@ -147,21 +147,31 @@ impl Reading<'_, '_> {
                     self.differs(format!("{at} is there twice"));
                 } else if conv_seq < last {
                     self.differs(format!("{at} comes after {last} of the same conversation"));
-                } else if !known.large {
-                    self.gap(conv, known, last, conv_seq - 1).await?;
+                } else {
+                    let small = known.large_at.unwrap_or(u64::MAX);
+                    self.gap(conv, known, last, small.min(conv_seq - 1)).await?;
                 }
             }
-            known.last = Some(conv_seq.max(known.last.unwrap_or(0)));
+            let last = known.last.replace(conv_seq.max(known.last.unwrap_or(0)));
             match log.entry(self.audit, conv_seq).await? {
                 None => self.differs(format!("{at} does not exist")),
                 Some(entry) => match Header::load(&entry.data) {
-                    Some((header, _)) if header.kind == *kind && header.target == *target => {}
+                    Some((header, _)) if header.kind == *kind && header.target == *target => {
+                        let user = &self.user;
+                        let addressed = |member: &Member| member.addressed(user, conv_seq, &header, known.mode);
+                        let addressed = known.member.as_ref().is_some_and(addressed);
+                        let before = header.large.as_ref().and_then(|large| large.told(user)).map(|told| told.before);
+                        let above = |last: u64| if known.large_at.is_some_and(|at| last > at) { last } else { 0 };
+                        if !addressed {
+                            self.differs(format!("{at} is not addressed to this user"));
+                        } else if let (Some(last), Some(before)) = (last, before)
+                            && before != above(last)
+                        {
+                            self.differs(format!("{at} follows {before}, the last one here is {last}"));
+                        }
+                    }
                     _ => self.differs(format!("{at} is not what the log has there")),
                 },
-            }
-            let addressed = |member: &Member| member.addressed(conv_seq, *kind, *target, known.mode);
-            if !known.member.as_ref().is_some_and(addressed) {
-                self.differs(format!("{at} is not addressed to this user"));
             }
         }
         Ok(())
@@ -177,7 +187,7 @@ impl Reading<'_, '_> {
             let Some(last) = page.last().map(|entry| entry.seq) else { return Ok(()) };
             for entry in &page {
                 let Some((header, _)) = Header::load(&entry.data) else { continue };
-                if member.addressed(entry.seq, header.kind, header.target, known.mode) {
+                if member.addressed(&self.user, entry.seq, &header, known.mode) {
                     self.differs(format!("{conv} {} is addressed to this user and was left out", entry.seq));
                 }
             }
@@ -226,6 +236,21 @@ impl Reading<'_, '_> {
                 self.differs(format!("row of {conv}: delivered_seq is {delivered}, and nothing of it is here"));
             }
             None => {}
+        }
+        self.large_row(conv, &member, delivered).await
+    }
+
+    /// Whoever is in a large conversation has a row that says so, from the entry on that told him.
+    async fn large_row(&mut self, conv: &ConvId, member: &Member, delivered: u64) -> Result<()> {
+        let timeline = TimelineId::Conversation(conv.clone());
+        let info: Option<Info> = rows::read(self.audit.store, &timeline, &rows::state_key()).await?;
+        let large_at = info.and_then(|info| info.large_at);
+        let there = self.audit.store.row(&self.timeline, &rows::large_key(conv)).await?.is_some();
+        let due = large_at.is_some_and(|at| member.present() && delivered >= at.max(member.join_seq()));
+        let over = large_at.is_none() || member.leave_seq().is_some_and(|leave| delivered >= leave);
+        if (due && !there) || (over && there) {
+            let what = if there { "is" } else { "is not" };
+            self.differs(format!("{conv} {what} among his large conversations"));
         }
         Ok(())
     }

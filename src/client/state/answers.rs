@@ -105,7 +105,7 @@ pub fn apply_conversations(state: &mut State, rows: &[ConversationSummary], aske
     for row in rows {
         let known = state.conversations.contains_key(&row.conv_id);
         let held = state.conversations.entry(row.conv_id.clone()).or_default();
-        let wanted = held.stale.row;
+        let (wanted, was_large) = (held.stale.row, held.large);
         held.take_row(row, asked_at);
         if !known && held.reconciled_seq.is_none() {
             held.reconciled_seq = Some(row.head_seq);
@@ -116,10 +116,14 @@ pub fn apply_conversations(state: &mut State, rows: &[ConversationSummary], aske
             held.stale.generation = 1;
             held.stale.changes = held.stale.changes.or(held.reconciled_seq).or(Some(row.head_seq));
         }
-        if loading != Loading::No || wanted.is_some() {
+        // Of a large one the sync timeline will not tell the rest.
+        if loading != Loading::No || wanted.is_some() || (row.large && !was_large) {
             held.preload(preload, seq);
         }
-        held.stale.row = wanted.filter(|marked| *marked > asked_at);
+        // Of a large conversation an answer from before its news tells nothing of them.
+        let told = held.stale.heads_seen.max(held.position().unwrap_or_default());
+        let is_old = held.large && row.head_seq < told;
+        held.stale.row = wanted.filter(|marked| *marked > asked_at || is_old);
         if held.left_seq.is_some() {
             held.stale.members = false;
         } else if matches!(preload, Preload::History(_)) && !held.large && !row.conv_id.is_direct() {

@@ -50,19 +50,33 @@ fn follows(state: &State, conv_id: &ConvId, event: &Event) -> bool {
 /// Applies news of a large conversation. `false`: they do not continue what is held, and what is
 /// missing has been marked for loading.
 pub fn apply_heads(state: &mut State, item: &HeadsItem) -> bool {
+    // What was loaded, or is being loaded, tells messages and their changes, but no new title.
+    let titles = |event: &&Event| matches!(event, Event::Conversation { .. });
+    for event in item.entries.iter().flatten().filter(titles) {
+        apply_event(state, event, None);
+    }
     let preload = state.preload;
     let conversation = state.conversations.entry(item.conv_id.clone()).or_default();
-    conversation.large = true;
+    let is_everybody = item.conv_id.is_everybody();
+    if !std::mem::replace(&mut conversation.large, true) && !is_everybody {
+        conversation.preload(preload, 0);
+    }
     conversation.members = None;
     if conversation.loads_log() {
         conversation.stale.heads_seen = conversation.stale.heads_seen.max(item.head_seq);
+        if item.entries.is_none() && !is_everybody {
+            conversation.stale.row.get_or_insert(0);
+        }
         return false;
     }
-    let held = conversation.position().or_else(|| conversation.begin_log(item, preload));
-    let Some(held) = held.filter(|held| item.head_seq > *held) else { return true };
+    let held = conversation.position().unwrap_or_else(|| conversation.begin_log(item));
+    if item.head_seq <= held {
+        return true;
+    }
     match (&item.entries, item.from_seq) {
         (Some(entries), Some(from)) if from <= held => {
-            for event in entries.iter().filter(|event| event.conv_seq() > Some(held)) {
+            let new = |event: &&Event| event.conv_seq() > Some(held) && !titles(event);
+            for event in entries.iter().filter(new) {
                 apply_event(state, event, None);
             }
             if let Some(conversation) = state.conversations.get_mut(&item.conv_id) {
@@ -73,7 +87,7 @@ pub fn apply_heads(state: &mut State, item: &HeadsItem) -> bool {
             true
         }
         _ => {
-            conversation.mark_log(!item.conv_id.is_everybody(), item.head_seq);
+            conversation.mark_log(!is_everybody, item.head_seq);
             false
         }
     }
@@ -169,21 +183,13 @@ impl ConversationState {
         self.stale.gap.is_some() || self.stale.older.is_some() || self.stale.changes.is_some()
     }
 
-    /// The first word of a large conversation of which nothing is held. With preloading its pages
-    /// are loaded; else it is followed from here on.
-    fn begin_log(&mut self, item: &HeadsItem, preload: Preload) -> Option<u64> {
-        if !item.conv_id.is_everybody() && self.complete_from.is_none() {
-            self.preload(preload, 0);
-        }
-        if self.stale.older.is_some() {
-            self.stale.heads_seen = item.head_seq;
-            return None;
-        }
+    /// The first word of a large conversation of which nothing is held nor loaded: it is followed from here on.
+    fn begin_log(&mut self, item: &HeadsItem) -> u64 {
         let from = item.entries.as_ref().and(item.from_seq).unwrap_or(item.head_seq);
         self.held_to = self.held_to.max(from);
         self.complete_from.get_or_insert(from.saturating_add(1));
         self.reconciled_seq = Some(from);
-        Some(from)
+        from
     }
 
     /// Marks the log for loading from where it is held.
@@ -193,6 +199,8 @@ impl ConversationState {
         self.stale.gap.get_or_insert(held);
         if has_changes {
             self.stale.changes.get_or_insert(held);
+            // Neither messages nor changes tell a new title.
+            self.stale.row.get_or_insert(0);
         }
         self.stale.heads_seen = self.stale.heads_seen.max(head_seq);
     }
@@ -252,6 +260,10 @@ impl ConversationState {
         self.members = None;
         self.stale.members = false;
         self.stale.member_changes.clear();
+        if self.large && self.complete_from.is_some() && self.position().is_some_and(|held| held < conv_seq) {
+            // Its own log is not told any more: what it had until the end is asked for.
+            self.mark_log(true, conv_seq);
+        }
         if conv_seq > self.known.membership {
             self.known.membership = conv_seq;
             self.left_seq = Some(conv_seq);
@@ -262,6 +274,11 @@ impl ConversationState {
     fn conversation_changed(&mut self, conv_seq: u64, change: &ConversationChange) {
         match change {
             ConversationChange::Large => {
+                if !self.large && self.complete_from.is_some() && self.held_to > conv_seq {
+                    // The application has loaded a page before: what lies between will not be told here.
+                    self.held_to = conv_seq;
+                    self.mark_log(true, 0);
+                }
                 self.large = true;
                 self.members = None;
                 self.stale.members = false;
@@ -275,6 +292,10 @@ impl ConversationState {
                 }
                 self.known.membership = conv_seq;
                 self.read_seq = self.read_seq.max(conv_seq);
+                if self.large {
+                    // Told before by its own log.
+                    return;
+                }
                 // Who of them is the owner is not told here.
                 let members = members.iter().map(|user| (user.clone(), Role::Member)).collect();
                 self.members.get_or_insert(members);

@@ -14,14 +14,16 @@ use crate::protocol::{AnswerBody, Body, ErrorCode, Event, Message, Role, UserId}
 struct Found {
     member: Arc<Member>,
     info: Info,
+    header: Header,
     message: Message,
     target: Target,
 }
 
-/// The message in an entry as stored, if it is one.
-pub fn message_at(data: &[u8]) -> Option<Message> {
-    let (kind, text) = entry::kind_and_text(data)?;
-    (kind == Kind::Message).then(|| entry::message(text))?
+/// The message in an entry as stored, if it is one, and its header.
+fn message_at(data: &[u8]) -> Option<(Header, Message)> {
+    let (header, text) = Header::load(data)?;
+    let message = (header.kind == Kind::Message).then(|| entry::message(text))??;
+    Some((header, message))
 }
 
 impl Desk<'_> {
@@ -30,11 +32,11 @@ impl Desk<'_> {
         let (member, info) = self.membership(caller)?;
         let visible = target <= self.draft.head_seq() && member.sees(target, info.history);
         let data = if visible { self.entry(target).await? } else { None };
-        let Some(message) = data.as_deref().and_then(message_at) else {
+        let Some((header, message)) = data.as_deref().and_then(message_at) else {
             return Err(Refusal::field("target").into());
         };
         let target = self.row(&rows::target_key(target)).await?.unwrap_or_default();
-        Ok(Found { member, info, message, target })
+        Ok(Found { member, info, header, message, target })
     }
 
     fn in_time(&self, message: &Message) -> Decision<()> {
@@ -45,7 +47,7 @@ impl Desk<'_> {
     }
 
     pub(super) async fn recall(&mut self, caller: &UserId, target: u64) -> Decision<AnswerBody> {
-        let Found { member, info, message, target: state } = self.find(caller, target).await?;
+        let Found { member, info, header, message, target: state } = self.find(caller, target).await?;
         let moderates = !info.direct && member.role != Role::Member;
         if message.sender_id != *caller && !moderates {
             return Err(ErrorCode::Forbidden.into());
@@ -54,24 +56,29 @@ impl Desk<'_> {
             return Ok(ok(first));
         }
         self.in_time(&message)?;
-        self.take_back(caller, message, state).await
+        self.take_back(caller, &header, message, state).await
     }
 
     /// Recalls a message of this user's, without asking whether he may; anything else is passed over.
     pub(super) async fn recall_own(&mut self, user: &UserId, target: u64) -> Decision<()> {
         let data = if target <= self.draft.head_seq() { self.entry(target).await? } else { None };
-        let Some(message) = data.as_deref().and_then(message_at).filter(|message| message.sender_id == *user) else {
-            return Ok(());
-        };
+        let found = data.as_deref().and_then(message_at).filter(|(_, message)| message.sender_id == *user);
+        let Some((header, message)) = found else { return Ok(()) };
         let state: Target = self.row(&rows::target_key(target)).await?.unwrap_or_default();
         if state.recall.is_none() {
-            self.take_back(user, message, state).await?;
+            self.take_back(user, &header, message, state).await?;
         }
         Ok(())
     }
 
     /// Appends the recall and erases the bodies of the message and its edits.
-    async fn take_back(&mut self, caller: &UserId, message: Message, mut state: Target) -> Decision<AnswerBody> {
+    async fn take_back(
+        &mut self,
+        caller: &UserId,
+        header: &Header,
+        message: Message,
+        mut state: Target,
+    ) -> Decision<AnswerBody> {
         let target = message.conv_seq;
         let edits = self.edit_stubs(&state).await?;
         let conv_seq = self.change(caller, &message, ChangeKind::Recall, |conv_id, conv_seq, _| Event::Recall {
@@ -82,7 +89,8 @@ impl Desk<'_> {
         });
         state.recall = Some((conv_seq, caller.clone()));
         self.set_target(target, &state);
-        let header = Header::plain(Kind::Message, Some(&message.sender_id));
+        let plain = Header::plain(Kind::Message, Some(&message.sender_id));
+        let header = if planted(Bug::RecallDropsCounts) { &plain } else { header };
         let stub = entry::stub(message);
         if planted(Bug::BodyNotErased) {
             return Ok(ok(conv_seq));

@@ -4,7 +4,6 @@
 use super::{Decision, Desk, ok};
 use crate::conversation::Refusal;
 use crate::conversation::entry::{Header, Kind};
-use crate::conversation::member::{AsLeft, Member};
 use crate::conversation::rows::Info;
 use crate::protocol::{
     AnswerBody, Body, ConversationChange, ErrorCode, Event, HistoryMode, MemberChange, MsgId, Role, UserId,
@@ -89,14 +88,14 @@ impl Desk<'_> {
                 self.create(None, members, title.as_ref(), attributes.as_ref(), *history)
             }
             Command::Add { users, role } => self.add(users, *role),
-            Command::Remove { users } => self.take_out(users),
+            Command::Remove { users } => self.take_out(users).await,
             Command::Update { title, attributes } => {
                 let info = self.living_group()?;
                 self.rename(None, title.as_ref(), attributes.as_ref(), info);
                 Ok(ok(self.draft.head_seq()))
             }
             Command::Dissolve => self.dissolve(),
-            Command::Depart { user } => self.depart(user),
+            Command::Depart { user } => self.depart(user).await,
             Command::Withdraw { user, targets } => self.withdraw(user, targets).await,
             Command::Blank { targets } => self.blank(targets).await,
         }
@@ -106,13 +105,22 @@ impl Desk<'_> {
         self.conversation.info.clone().ok_or_else(|| ErrorCode::NotFound.into())
     }
 
-    /// A group that is not over; in a direct conversation nobody comes or goes.
-    fn living_group(&self) -> Decision<Info> {
+    /// A group: in a direct conversation, and in the logs of notifications, nobody comes or goes.
+    fn group_here(&self) -> Decision<Info> {
         let info = self.existing()?;
-        match (info.direct, info.dissolved) {
-            (true, _) => Err(ErrorCode::Forbidden.into()),
-            (_, true) => Err(ErrorCode::Gone.into()),
-            _ => Ok(info),
+        let id = &self.conversation.id;
+        match info.direct || id.is_everybody() || id.is_reserved() {
+            true => Err(ErrorCode::Forbidden.into()),
+            false => Ok(info),
+        }
+    }
+
+    /// A group that is not over.
+    fn living_group(&self) -> Decision<Info> {
+        let info = self.group_here()?;
+        match info.dissolved_at {
+            Some(_) => Err(ErrorCode::Gone.into()),
+            None => Ok(info),
         }
     }
 
@@ -138,11 +146,10 @@ impl Desk<'_> {
     }
 
     fn owner(&self) -> Option<UserId> {
-        let is_owner = |member: &Member| member.present() && member.role == Role::Owner;
-        self.conversation.everyone().find(|(_, member)| is_owner(member)).map(|(user, _)| user.clone())
+        self.conversation.info.as_ref().and_then(|info| info.owner.clone())
     }
 
-    fn take_out(&mut self, users: &[UserId]) -> Decision<AnswerBody> {
+    async fn take_out(&mut self, users: &[UserId]) -> Decision<AnswerBody> {
         self.living_group()?;
         let owner = self.owner();
         for user in users {
@@ -150,37 +157,38 @@ impl Desk<'_> {
         }
         let last = self.draft.head_seq();
         if owner.is_some_and(|owner| users.contains(&owner)) {
-            self.find_new_owner(None);
+            self.find_new_owner(None).await?;
         }
         Ok(ok(last))
     }
 
     fn dissolve(&mut self) -> Decision<AnswerBody> {
-        let info = self.existing()?;
-        if info.dissolved {
+        let info = self.group_here()?;
+        if info.dissolved_at.is_some() {
             return Ok(ok(self.draft.head_seq()));
         }
-        if info.direct {
-            return Err(ErrorCode::Forbidden.into());
-        }
-        let present: Vec<_> =
-            self.conversation.roster().iter().map(|(user, member)| (user.clone(), (**member).clone())).collect();
+        let large = self.conversation.is_large();
         let conv_seq = self.changed(Kind::Dissolved, None, ConversationChange::Dissolved);
-        for (user, mut member) in present {
-            member.leave(conv_seq, AsLeft { members_count: 0, title: info.title.clone() });
-            self.set_member(&user, member);
+        let info = Info { members_count: 0, owner: None, dissolved_at: Some(conv_seq), ..info };
+        if large {
+            // Nothing is written for each of them: their rows are read with this in mind.
+            self.conversation.forget_members();
+        } else {
+            for (user, member) in &*self.conversation.roster() {
+                self.set_member(user, info.as_of((**member).clone()));
+            }
         }
-        self.set_info(Info { members_count: 0, dissolved: true, ..info });
+        self.set_info(info);
         Ok(ok(conv_seq))
     }
 
-    fn depart(&mut self, user: &UserId) -> Decision<AnswerBody> {
+    async fn depart(&mut self, user: &UserId) -> Decision<AnswerBody> {
         self.existing()?;
         let owned = self.owner().as_ref() == Some(user);
         self.end_stay(MemberChange::Left, Some(user), user);
         let last = self.draft.head_seq();
         if owned {
-            self.find_new_owner(Some(user));
+            self.find_new_owner(Some(user)).await?;
         }
         Ok(ok(last))
     }

@@ -6,10 +6,14 @@ use std::collections::BTreeSet;
 use super::{Decision, Desk, about, ok};
 use crate::conversation::entry::{Header, Kind};
 use crate::conversation::member::{AsLeft, Member};
-use crate::conversation::rows::Info;
+use crate::conversation::rows::{self, Info};
 use crate::protocol::{
     AnswerBody, Body, ConversationChange, ErrorCode, Event, HistoryMode, MemberChange, Role, UserId,
 };
+use crate::store::Section;
+
+/// Members looked at in one go.
+const PAGE: usize = 1000;
 
 impl Desk<'_> {
     /// Makes the conversation. Its maker is the owner; made by the server it has none.
@@ -51,9 +55,11 @@ impl Desk<'_> {
             history,
             creator: maker.cloned(),
             members_count: users.len() as u64,
-            large: false,
-            dissolved: false,
+            owner: maker.cloned(),
+            large_at: None,
+            dissolved_at: None,
         });
+        self.grow();
         Ok(made(conv_seq))
     }
 
@@ -78,17 +84,35 @@ impl Desk<'_> {
             }
             let conv_seq = self.member_entry(Kind::Joined, MemberChange::Joined, by, user, Some(role));
             let at = self.draft.at();
-            let member = match before {
+            // As he is now: the entry may have changed his row.
+            let member = match self.known(user) {
                 Some(mut member) => {
                     member.rejoin(conv_seq, at);
                     Member { role, ..member }
                 }
-                None => Member::joining(conv_seq, role, at),
+                None => {
+                    let told = if info.is_large() { conv_seq } else { 0 };
+                    Member { told, ..Member::joining(conv_seq, role, at) }
+                }
             };
             self.set_member(user, member);
             info.members_count += 1;
+            if role == Role::Owner {
+                info.owner = Some(user.clone());
+            }
+            self.set_info(info);
+            info = self.grow();
         }
-        self.set_info_if_changed(info);
+    }
+
+    /// Right behind the entry that exceeded the limit comes the one after which the conversation is large.
+    fn grow(&mut self) -> Info {
+        let mut info = self.conversation.info.clone().unwrap_or_else(Info::everybody);
+        if !info.is_large() && info.members_count > self.policy.large_conversation_members as u64 {
+            info.large_at = Some(self.changed(Kind::Large, None, ConversationChange::Large));
+            self.set_info(info.clone());
+        }
+        info
     }
 
     pub(super) fn remove(&mut self, caller: &UserId, users: &[UserId]) -> Decision<AnswerBody> {
@@ -108,24 +132,25 @@ impl Desk<'_> {
         Ok(ok(self.draft.head_seq()))
     }
 
-    pub(super) fn leave(&mut self, caller: &UserId) -> Decision<AnswerBody> {
+    pub(super) async fn leave(&mut self, caller: &UserId) -> Decision<AnswerBody> {
         let (role, _) = self.group(caller)?;
         self.end_stay(MemberChange::Left, Some(caller), caller);
         let left_at = self.draft.head_seq();
         if role == Role::Owner {
-            self.find_new_owner(Some(caller));
+            self.find_new_owner(Some(caller)).await?;
         }
         Ok(ok(left_at))
     }
 
     /// Ends the stay of a present member.
     pub(super) fn end_stay(&mut self, change: MemberChange, by: Option<&UserId>, user: &UserId) {
-        let Some(mut member) = self.conversation.member(user).map(|member| (**member).clone()) else { return };
         let Some(mut info) = self.conversation.info.clone() else { return };
-        if !member.present() {
+        if !self.known(user).is_some_and(|member| member.present()) {
             return;
         }
         let conv_seq = self.member_entry(Kind::Left, change, by, user, None);
+        let Some(mut member) = self.known(user) else { return };
+        info.owner = info.owner.filter(|owner| owner != user);
         info.members_count = info.members_count.saturating_sub(1);
         member.leave(conv_seq, AsLeft { members_count: info.members_count, title: info.title.clone() });
         self.set_member(user, member);
@@ -133,23 +158,59 @@ impl Desk<'_> {
     }
 
     /// The longest-standing admin, else member, becomes owner.
-    pub(super) fn find_new_owner(&mut self, by: Option<&UserId>) {
+    pub(super) async fn find_new_owner(&mut self, by: Option<&UserId>) -> Decision<()> {
         let rank = |member: &Member| (member.role != Role::Admin, member.join_seq());
-        let heir = self
-            .conversation
-            .everyone()
-            .filter(|(_, member)| member.present())
-            .min_by(|(a, x), (b, y)| (rank(x), a).cmp(&(rank(y), b)))
-            .map(|(user, _)| user.clone());
+        let heir = if self.conversation.is_large() {
+            self.heir_of_many(rank).await?
+        } else {
+            let present = self.conversation.everyone().filter(|(_, member)| member.present());
+            present.min_by(|(a, x), (b, y)| (rank(x), a).cmp(&(rank(y), b))).map(|(user, _)| user.clone())
+        };
         if let Some(user) = heir {
+            self.bring(vec![user.clone()]).await?;
             self.give_role(by, &user, Role::Owner);
+        }
+        Ok(())
+    }
+
+    /// Looks at all members, a page at a time: of a large conversation they are not in memory.
+    async fn heir_of_many<R: Ord>(&self, rank: impl Fn(&Member) -> R) -> Decision<Option<UserId>> {
+        let timeline = &self.conversation.timeline;
+        let (mut after, mut heir) = (None, None);
+        loop {
+            let page = self.store.rows(timeline, Section::Member, after, u64::MAX, PAGE).await?;
+            for (key, value) in &page {
+                let Ok(user) = UserId::parse(&key.id) else { continue };
+                let member: Member = match self.draft.pending_row(key) {
+                    Some(Some(pending)) => rows::unpack(timeline, key, pending)?,
+                    _ => rows::unpack(timeline, key, value)?,
+                };
+                let place = (rank(&member), user);
+                if member.present() && heir.as_ref().is_none_or(|first| place < *first) {
+                    heir = Some(place);
+                }
+            }
+            match page.into_iter().nth(PAGE - 1) {
+                Some((key, _)) => after = Some(key),
+                None => return Ok(heir.map(|(_, user)| user)),
+            }
         }
     }
 
     pub(super) fn give_role(&mut self, by: Option<&UserId>, user: &UserId, role: Role) {
-        let Some(member) = self.conversation.member(user).map(|member| (**member).clone()) else { return };
+        if self.known(user).is_none() {
+            return;
+        }
         self.member_entry(Kind::Role, MemberChange::Role, by, user, Some(role));
-        self.set_member(user, Member { role, ..member });
+        if let Some(member) = self.known(user) {
+            self.set_member(user, Member { role, ..member });
+        }
+        let Some(mut info) = self.conversation.info.clone() else { return };
+        info.owner = match role {
+            Role::Owner => Some(user.clone()),
+            _ => info.owner.filter(|owner| owner != user),
+        };
+        self.set_info_if_changed(info);
     }
 
     /// Only the owner gives roles. Giving `owner` away leaves him an admin.

@@ -13,16 +13,17 @@ mod send;
 use std::sync::Arc;
 
 use super::Refusal;
-use super::entry::{Appended, Header, Kind};
-use super::member::Member;
+use super::entry::{Appended, Header, Kind, Large, Ordinal, Told};
+use super::member::{Member, Sent};
 use super::rows::{self, Info};
 use super::state::Conversation;
+use futures::stream::{self, StreamExt, TryStreamExt};
+
 use crate::config::Policy;
 use crate::protocol::{AnswerBody, Body, ErrorCode, Event, Request, UserId};
 use crate::store::{self, RowKey, Span, Store};
 use crate::timeline::Draft;
 
-pub use change::message_at;
 pub use command::Command;
 pub use notify::Notice;
 
@@ -81,6 +82,9 @@ pub struct Desk<'a> {
     pub appended: &'a mut Vec<Appended>,
 }
 
+/// Rows of members read at once.
+const READS_AT_ONCE: usize = 32;
+
 impl std::fmt::Debug for dyn Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Store")
@@ -98,6 +102,18 @@ impl Order {
             }
             Self::Notify(_) => false,
             Self::Command(_) => true,
+        }
+    }
+
+    /// Users it names.
+    fn users(&self) -> Vec<&UserId> {
+        match self {
+            Self::Request(Request::Send(send)) => send.mentions.iter().collect(),
+            Self::Request(Request::Invite { users, .. } | Request::Remove { users, .. }) => users.iter().collect(),
+            Self::Request(Request::Role { user_id, .. }) => vec![user_id],
+            Self::Command(Command::Add { users, .. } | Command::Remove { users }) => users.iter().collect(),
+            Self::Command(Command::Depart { user }) => vec![user],
+            Self::Request(_) | Self::Notify(_) | Self::Command(_) => Vec::new(),
         }
     }
 
@@ -122,6 +138,7 @@ impl Desk<'_> {
     /// # Errors
     /// The refusal, or that the store could not be read.
     pub async fn decide(&mut self, caller: &UserId, order: &Order) -> Decision<AnswerBody> {
+        self.need(caller, order).await?;
         let request = match order {
             Order::Request(request) => request,
             Order::Notify(notice) => return self.notify(caller, notice).await,
@@ -137,7 +154,7 @@ impl Desk<'_> {
             }
             Request::Invite { users, .. } => self.invite(caller, users),
             Request::Remove { users, .. } => self.remove(caller, users),
-            Request::Leave { .. } => self.leave(caller),
+            Request::Leave { .. } => self.leave(caller).await,
             Request::Update { title, attributes, .. } => self.update(caller, title.as_ref(), attributes.as_ref()),
             Request::Role { user_id, role, .. } => self.role(caller, user_id, *role),
             _ => Err(ErrorCode::UnknownType.into()),
@@ -152,13 +169,81 @@ impl Desk<'_> {
         }
     }
 
-    /// Appends an entry: `event` is told its conv_seq and time.
+    /// Brings in the members that deciding this asks for, where they are too many to be all in memory.
+    async fn need(&mut self, caller: &UserId, order: &Order) -> Decision<()> {
+        if !self.conversation.is_large() {
+            return Ok(());
+        }
+        let owner = self.conversation.info.as_ref().and_then(|info| info.owner.clone());
+        let users: Vec<UserId> = order.users().into_iter().chain([caller]).chain(&owner).cloned().collect();
+        self.bring(users).await
+    }
+
+    /// Reads the rows of these members unless they are known.
+    async fn bring(&mut self, mut users: Vec<UserId>) -> Decision<()> {
+        users.retain(|user| !self.conversation.holds(user));
+        let this = &*self;
+        let read = |user: UserId| async move {
+            let member = this.row::<Member>(&rows::member_key(&user)).await?;
+            Ok::<_, NotDecided>((user, member))
+        };
+        let found: Vec<_> = stream::iter(users).map(read).buffered(READS_AT_ONCE).try_collect().await?;
+        let Some(info) = self.conversation.info.clone() else { return Ok(()) };
+        for (user, member) in found {
+            if let Some(member) = member {
+                self.conversation.set_member(&user, info.as_of(member));
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends an entry: `event` is told its conv_seq and time. Of a large conversation it goes into the
+    /// sync timeline of whom it is about.
     fn append(&mut self, header: Header, event: impl FnOnce(u64, u64) -> Event) -> u64 {
+        let subject: Vec<UserId> = header.subject.iter().cloned().collect();
+        self.append_told(header, &subject, event)
+    }
+
+    /// [`Desk::append`]; of a large conversation the entry goes into the sync timelines of `told`.
+    fn append_told(&mut self, mut header: Header, told: &[UserId], event: impl FnOnce(u64, u64) -> Event) -> u64 {
         let (seq, at) = (self.draft.next_seq(), self.draft.at());
+        if self.conversation.is_large() {
+            header.large = Some(Box::new(self.of_large(&header, told)));
+        }
         let text = event(seq, at).encode();
         self.draft.append(header.store(&text));
         self.appended.push(Appended::new(&self.conversation.id, seq, at, header, text));
         seq
+    }
+
+    /// What the next entry carries because the conversation is large.
+    fn of_large(&mut self, header: &Header, told: &[UserId]) -> Large {
+        let (seq, at) = (self.draft.next_seq(), self.draft.at());
+        let mut large = Large { tail: self.conversation.tail, ..Large::default() };
+        if let (Kind::Message, Some(sender)) = (header.kind, &header.by) {
+            large.tail.messages += 1;
+            (large.tail.last_seq, large.tail.last_at) = (seq, at);
+            if let Some(mut member) = self.known(sender) {
+                let Sent { count, last } = member.sent;
+                large.own = Ordinal { count: count + 1, before: last };
+                member.sent = Sent { count: count + 1, last: seq };
+                self.set_member(sender, member);
+            }
+        }
+        self.conversation.tail = large.tail;
+        for user in told {
+            let member = self.known(user);
+            large.told.push(Told { user: user.clone(), before: member.as_ref().map_or(0, |member| member.told) });
+            if let Some(member) = member {
+                self.set_member(user, Member { told: seq, ..member });
+            }
+        }
+        large
+    }
+
+    /// A member as he is by now.
+    fn known(&self, user: &UserId) -> Option<Member> {
+        self.conversation.member(user).map(|member| (**member).clone())
     }
 
     /// Sets the conversation's state row.

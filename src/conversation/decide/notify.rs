@@ -9,7 +9,7 @@ use super::{Decision, Desk};
 use crate::conversation::entry::{Header, Kind};
 use crate::conversation::member::Member;
 use crate::conversation::rows::{self, Info, SentAs};
-use crate::protocol::{AnswerBody, Body, ErrorCode, Event, HistoryMode, MsgId, Role, UserId};
+use crate::protocol::{AnswerBody, Body, ErrorCode, Event, MsgId, Role, UserId};
 
 /// A notification to be made.
 #[derive(Debug, Clone)]
@@ -56,16 +56,9 @@ impl Desk<'_> {
 
     /// A system timeline comes to be with its first entry.
     fn make_notices(&mut self, user: &UserId, everybody: bool) {
-        self.set_info(Info {
-            direct: false,
-            title: None,
-            attributes: None,
-            history: HistoryMode::SinceJoin,
-            creator: Some(user.clone()),
-            members_count: u64::from(!everybody),
-            large: everybody,
-            dissolved: false,
-        });
+        let large_at = Some(0).filter(|_| everybody);
+        let members_count = u64::from(!everybody);
+        self.set_info(Info { creator: Some(user.clone()), members_count, large_at, ..Info::everybody() });
     }
 }
 

@@ -25,7 +25,8 @@ impl Desk<'_> {
             self.make_direct(caller)?;
         }
         let conv_id = self.conversation.id.clone();
-        let conv_seq = self.append(Header::plain(Kind::Message, Some(caller)), |conv_seq, sent_at| {
+        let mentioned = self.mentioned(caller, &send.mentions);
+        let conv_seq = self.append_told(Header::plain(Kind::Message, Some(caller)), &mentioned, |conv_seq, sent_at| {
             Event::Message(Message {
                 conv_id,
                 conv_seq,
@@ -58,6 +59,18 @@ impl Desk<'_> {
     /// Answered before anything else is checked: also after the sender left, also after a recall.
     fn duplicate(&self, sent: SentAs, content: u64) -> Decision<AnswerBody> {
         if sent.content == content { Ok(self.sent(sent, true)) } else { Err(ErrorCode::IdempotencyConflict.into()) }
+    }
+
+    /// Those of the mentioned who are members: of a large conversation they learn it by their own timelines.
+    fn mentioned(&self, caller: &UserId, mentions: &[UserId]) -> Vec<UserId> {
+        if planted(Bug::MentionForgotten) {
+            return Vec::new();
+        }
+        let mut users: Vec<UserId> = mentions.iter().filter(|user| *user != caller).cloned().collect();
+        users.retain(|user| self.conversation.member(user).is_some_and(|member| member.present()));
+        users.sort_unstable();
+        users.dedup();
+        users
     }
 
     fn may_send(&self, caller: &UserId, send: &Send) -> Decision<()> {
@@ -96,8 +109,9 @@ impl Desk<'_> {
             history: HistoryMode::SinceJoin,
             creator: Some(caller.clone()),
             members_count: 2,
-            large: false,
-            dissolved: false,
+            owner: None,
+            large_at: None,
+            dissolved_at: None,
         });
         Ok(())
     }

@@ -97,6 +97,10 @@ impl Reader<'_> {
     async fn as_it_stands(&self, seen: &Seen, stored: &Entry, target: Option<&Target>) -> Result<Option<HistoryEntry>> {
         let view = &seen.view;
         let (kind, text) = entry::kind_and_text(&stored.data).ok_or_else(|| damaged(view, stored.seq))?;
+        if kind == Kind::Notification && view.id.is_everybody() && seen.shows(stored.seq) {
+            let event = Event::decode(text).map_err(|_| damaged(view, stored.seq))?;
+            return Ok(Some(HistoryEntry { event, reactions: Vec::new() }));
+        }
         if kind != Kind::Message || !seen.shows(stored.seq) {
             return Ok(None);
         }

@@ -4,10 +4,11 @@ use super::{Reader, Seen, damaged};
 use crate::conversation::Refusal;
 use crate::conversation::decide::NotDecided;
 use crate::conversation::entry::{self, Kind};
-use crate::conversation::inbox::read_row;
+use crate::conversation::inbox::{large_of, read_row};
 use crate::conversation::member::Member;
 use crate::conversation::rows;
 use crate::conversation::user_row::UserRow;
+use crate::conversation::view::View;
 use crate::protocol::limits::MAX_LAST_BODY;
 use crate::protocol::{
     AnswerBody, ConvId, ConversationKind, ConversationSummary, LastMessage, MemberInfo, Message, UserId,
@@ -32,10 +33,12 @@ impl Reader<'_> {
             Some(page) => Some(parse_page(page).ok_or(NotDecided::from(Refusal::field("page")))?),
             None => None,
         };
+        let large = large_of(self.store, self.user).await?;
         let mut listed: Vec<(u64, ConvId)> = Vec::new();
         for (conv, row) in self.user_rows().await? {
-            let place = (row.last_at, conv);
-            let active = active_after.is_none_or(|time| row.last_at > time);
+            let last_at = if large.contains(&conv) { self.large_last_at(&conv, &row).await? } else { row.last_at };
+            let place = (last_at, conv);
+            let active = active_after.is_none_or(|time| place.0 > time);
             if active && below.as_ref().is_none_or(|below| place < *below) {
                 listed.push(place);
             }
@@ -49,7 +52,7 @@ impl Reader<'_> {
                 break;
             }
             if let Some(seen) = self.seen(&place.1).await? {
-                let summary = self.summary(&seen).await?;
+                let summary = self.summary(&seen, place.0).await?;
                 bytes += 512 + summary.attributes.as_ref().map_or(0, crate::protocol::Body::len);
                 bytes += summary
                     .last
@@ -83,8 +86,16 @@ impl Reader<'_> {
         }
     }
 
-    async fn summary(&self, seen: &Seen) -> Result<ConversationSummary> {
-        let Seen { view, row, .. } = seen;
+    /// A member's row of a large conversation does not move with its messages.
+    async fn large_last_at(&self, conv: &ConvId, row: &UserRow) -> Result<u64> {
+        let Some(view) = View::load(self.store, conv, self.user).await? else { return Ok(row.last_at) };
+        let tail = view.tail(self.store, view.head_seq()).await?;
+        let his = tail.last_seq > 0 && tail.last_seq >= view.member.join_seq();
+        Ok(if his { row.last_at.max(tail.last_at) } else { row.last_at })
+    }
+
+    async fn summary(&self, seen: &Seen, last_at: u64) -> Result<ConversationSummary> {
+        let Seen { view, row, hidden } = seen;
         let (title, members_count) = match &view.member.left {
             Some(left) => (left.title.clone(), left.members_count),
             None => (view.info.title.clone(), view.info.members_count),
@@ -97,12 +108,12 @@ impl Reader<'_> {
             attributes,
             head_seq: view.head_seq(),
             last: self.last_message(seen).await?.map(shortened),
-            last_at: Some(row.last_at),
+            last_at: Some(last_at),
             read_seq: row.read_seq,
-            unread: row.unread,
+            unread: view.unread(self.store, row, hidden).await?,
             join_seq: view.member.join_seq(),
             left_seq: view.member.leave_seq(),
-            large: view.info.large,
+            large: view.info.is_large(),
             members_count,
             settings: row.settings.into(),
         })

@@ -40,13 +40,13 @@ pub async fn info(store: &dyn Store, id: &ConvId) -> Result<ConversationInfo, Re
     Ok(ConversationInfo {
         conv_id: id.clone(),
         kind: if info.direct { ConversationKind::Direct } else { ConversationKind::Group },
+        large: info.is_large(),
         title: info.title,
         attributes: info.attributes,
         history: info.history,
         head_seq: head.position.seq,
         members_count: info.members_count,
-        large: info.large,
-        dissolved: info.dissolved,
+        dissolved: info.dissolved_at.is_some(),
     })
 }
 

@@ -36,10 +36,7 @@ fn key(call: &Call, named: Option<MsgId>) -> Result<MsgId, Problem> {
 pub(super) async fn notify(engine: Engine, call: Call) -> Answered {
     let NewNotification { users, topic, body } = call.content()?;
     let to = match users {
-        // It would be stored where no device reads yet: `b:all` comes with large conversations.
-        Addressees::Everybody => {
-            return Err(Problem::field("users", "must name users: everybody comes with large conversations"));
-        }
+        Addressees::Everybody => Recipients::Everybody,
         Addressees::Users(users) => Recipients::Users(users),
     };
     let Notified { made, duplicates } = engine.notify(to, topic, body, call.key_or_new()?).await?;

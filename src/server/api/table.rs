@@ -184,7 +184,7 @@ pub(super) static ROUTES: &[Route] = &[
         method: Method::POST,
         path: "/notifications",
         name: "notify",
-        about: "Tells named users, each in the one order of his sync timeline. Everybody (`\"*\"`) is refused in this version.",
+        about: "Tells named users, each in the one order of his sync timeline, or everybody (`\"*\"`) by one entry of `b:all`.",
         query: &[],
         keyed: true,
         content: Some(schema!(api::NewNotification)),

@@ -64,7 +64,7 @@ export function applyConversations(state: State, rows: ConversationSummary[], as
   for (const row of rows) {
     const known = state.conversations.has(row.conv_id);
     const held = conversationOf(state, row.conv_id);
-    const wanted = held.stale.row;
+    const { large: wasLarge, stale: { row: wanted } } = held;
     takeRow(held, row, askedAt);
     if (!known && held.reconciledSeq === undefined) {
       held.reconciledSeq = row.head_seq;
@@ -75,8 +75,13 @@ export function applyConversations(state: State, rows: ConversationSummary[], as
       held.stale.generation = 1;
       held.stale.changes ??= held.reconciledSeq ?? row.head_seq;
     }
-    if (state.loading !== "no" || wanted !== undefined) preloadOf(held, state.preload, seqOf(state));
-    held.stale.row = wanted !== undefined && wanted > askedAt ? wanted : undefined;
+    // Of a large one the sync timeline will not tell the rest.
+    if (state.loading !== "no" || wanted !== undefined || (row.large && !wasLarge)) {
+      preloadOf(held, state.preload, seqOf(state));
+    }
+    // Of a large conversation an answer from before its news tells nothing of them.
+    const isOld = held.large && row.head_seq < Math.max(held.stale.headsSeen, positionOf(held) ?? 0);
+    held.stale.row = wanted !== undefined && (wanted > askedAt || isOld) ? wanted : undefined;
     if (held.leftSeq !== undefined) {
       held.stale.members = false;
       held.stale.memberChanges = [];

@@ -44,20 +44,25 @@ function follows(state: State, convId: string, event: Event): boolean {
 /** Applies news of a large conversation. `false`: they do not continue what is held, and what is missing
  *  has been marked for loading. */
 export function applyHeads(state: State, item: HeadsItem): boolean {
+  // What was loaded, or is being loaded, tells messages and their changes, but no new title.
+  const [titles, others] = parted(item.entries ?? [], (event) => event.op === "conversation");
+  for (const event of titles) applyEvent(state, event, undefined);
   const conversation = conversationOf(state, item.conv_id);
+  if (!conversation.large && item.conv_id !== EVERYBODY) preloadOf(conversation, state.preload, 0);
   conversation.large = true;
   conversation.members = undefined;
   if (loadsLog(conversation.stale)) {
     conversation.stale.headsSeen = Math.max(conversation.stale.headsSeen, item.head_seq);
+    if (!item.entries && item.conv_id !== EVERYBODY) conversation.stale.row ??= 0;
     return false;
   }
-  const held = positionOf(conversation) ?? beginLog(conversation, item, state.preload);
-  if (held === undefined || item.head_seq <= held) return true;
+  const held = positionOf(conversation) ?? beginLog(conversation, item);
+  if (item.head_seq <= held) return true;
   if (!item.entries || typeof item.from_seq !== "number" || item.from_seq > held) {
     markLog(conversation, item.conv_id !== EVERYBODY, item.head_seq);
     return false;
   }
-  for (const event of item.entries) {
+  for (const event of others) {
     if ("conv_seq" in event && typeof event.conv_seq === "number" && event.conv_seq > held) {
       applyEvent(state, event, undefined);
     }
@@ -66,6 +71,10 @@ export function applyHeads(state: State, item: HeadsItem): boolean {
   conversation.completeFrom ??= held + 1;
   conversation.reconciledSeq = item.head_seq;
   return true;
+}
+
+function parted<T>(all: T[], first: (one: T) => boolean): [T[], T[]] {
+  return [all.filter(first), all.filter((one) => !first(one))];
 }
 
 function applyEvent(state: State, event: Event, seq: number | undefined): void {
@@ -142,14 +151,8 @@ export function preloadOf(held: Conversation, preload: Preload, seq: number): vo
   }
 }
 
-/** The first word of a large conversation of which nothing is held. With preloading its pages are loaded;
- *  else it is followed from here on. */
-function beginLog(held: Conversation, item: HeadsItem, preload: Preload): number | undefined {
-  if (item.conv_id !== EVERYBODY && held.completeFrom === undefined) preloadOf(held, preload, 0);
-  if (held.stale.older) {
-    held.stale.headsSeen = item.head_seq;
-    return undefined;
-  }
+/** The first word of a large conversation of which nothing is held nor loaded: it is followed from here on. */
+function beginLog(held: Conversation, item: HeadsItem): number {
   const from = item.entries ? item.from_seq ?? item.head_seq : item.head_seq;
   held.heldTo = Math.max(held.heldTo, from);
   held.completeFrom ??= from + 1;
@@ -162,7 +165,11 @@ export function markLog(held: Conversation, hasChanges: boolean, headSeq: number
   const position = positionOf(held) ?? held.heldTo;
   held.stale.generation += 1;
   held.stale.gap ??= position;
-  if (hasChanges) held.stale.changes ??= position;
+  if (hasChanges) {
+    held.stale.changes ??= position;
+    // Neither messages nor changes tell a new title.
+    held.stale.row ??= 0;
+  }
   held.stale.headsSeen = Math.max(held.stale.headsSeen, headSeq);
 }
 
@@ -206,6 +213,10 @@ function leave(held: Conversation, convSeq: number): void {
   held.members = undefined;
   held.stale.members = false;
   held.stale.memberChanges = [];
+  if (held.large && held.completeFrom !== undefined && (positionOf(held) ?? Infinity) < convSeq) {
+    // Its own log is not told any more: what it had until the end is asked for.
+    markLog(held, true, convSeq);
+  }
   if (convSeq > held.known.membership) {
     held.known.membership = convSeq;
     held.leftSeq = convSeq;
@@ -217,6 +228,11 @@ function conversationChanged(held: Conversation, event: ConversationEvent): void
   const { conv_seq: convSeq } = event;
   switch (event.change) {
     case "large":
+      if (!held.large && held.completeFrom !== undefined && held.heldTo > convSeq) {
+        // The application has loaded a page before: what lies between will not be told here.
+        held.heldTo = convSeq;
+        markLog(held, true, 0);
+      }
       held.large = true;
       held.members = undefined;
       held.stale.members = false;
@@ -230,6 +246,8 @@ function conversationChanged(held: Conversation, event: ConversationEvent): void
       if (convSeq <= held.known.membership) return;
       held.known.membership = convSeq;
       held.readSeq = Math.max(held.readSeq, convSeq);
+      // Told before by its own log.
+      if (held.large) return;
       // Who of them is the owner is not told here.
       held.members ??= new Map(event.members.map((user) => [user, "member"]));
       held.stale.members = true;

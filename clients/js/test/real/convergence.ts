@@ -232,12 +232,14 @@ async function run(url: string, seed: number): Promise<number> {
 const number = (name: string): number | undefined => (process.env[name] ? Number(process.env[name]) : undefined);
 const one = number("EVERLINE_SEED");
 const seeds = one === undefined ? Array.from({ length: number("EVERLINE_SEEDS") ?? 10 }, (_, seed) => seed) : [one];
-const server = await startServer("--sync-max-entries", String(SYNC_MAX_ENTRIES), "--max-devices", "20", "--heartbeat", "500ms");
+const flags = ["--sync-max-entries", String(SYNC_MAX_ENTRIES), "--max-devices", "20", "--heartbeat", "500ms"];
+// In every other history a group of three is a large conversation.
+const servers = [await startServer(...flags), await startServer(...flags, "--large-conversation-members", "2")];
 let resets = 0;
 try {
   for (const seed of seeds) {
     const began = Date.now();
-    const had = await run(server.url, seed).catch((error: unknown) => {
+    const had = await run(servers[seed % 2]?.url ?? "", seed).catch((error: unknown) => {
       console.error(`seed ${seed} failed: EVERLINE_SEED=${seed} npm run convergence -w everline-client`);
       console.error(error instanceof Error ? error.message : error);
       return process.exit(1);
@@ -246,7 +248,7 @@ try {
     console.log(`seed ${seed}: ${had} resets, ${Date.now() - began} ms`);
   }
 } finally {
-  await server.stop();
+  for (const server of servers) await server.stop();
 }
 assert.ok(seeds.length < 8 || resets > seeds.length / 2, `only ${resets} resets: the test is blind`);
 console.log(`${seeds.length} histories, ${resets} resets: all devices show the same`);
