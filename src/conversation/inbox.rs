@@ -9,7 +9,7 @@ use super::rows;
 use super::user_row::UserRow;
 use crate::protocol::{ConvId, UserId};
 use crate::store::{Error, Head, Result, Section, Store, TimelineId};
-use crate::timeline::Draft;
+use crate::timeline::{Draft, Weigh};
 
 /// Rows kept for one user; beyond, all are dropped and read again on demand.
 const ROWS_IN_MEMORY: usize = 2048;
@@ -26,6 +26,14 @@ pub struct Inbox {
     pub head: Head,
     rows: HashMap<ConvId, Option<UserRow>>,
     hidden: HashMap<ConvId, Ranges>,
+}
+
+impl Weigh for Inbox {
+    fn bytes(&self) -> usize {
+        const SELF: usize = 512;
+        const ROW: usize = 200;
+        SELF + (self.rows.len() + self.hidden.len()) * ROW
+    }
 }
 
 impl Inbox {

@@ -135,6 +135,14 @@ impl Conversation {
         !self.is_large() || self.members.contains_key(user)
     }
 
+    /// Bytes in memory, roughly: as measured with groups of 100.
+    pub fn bytes(&self) -> usize {
+        const SELF: usize = 1024;
+        const MEMBER: usize = 300;
+        const SENT: usize = 200;
+        SELF + self.members.len() * MEMBER + self.dedupe.order.len() * SENT
+    }
+
     /// Gives memory back where there are many members. Call between two drafts.
     pub fn trim(&mut self) {
         if self.is_large() && self.members.len() > MEMBERS_IN_MEMORY {

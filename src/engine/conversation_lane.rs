@@ -17,7 +17,7 @@ use crate::fanout::{Batch, Delivery, Ledger, Progress, read_log};
 use crate::planted::{Bug, planted};
 use crate::protocol::{AnswerBody, ConvId, ErrorCode, UserId};
 use crate::store::{Error, Mark, Section, Span, Store, TimelineId};
-use crate::timeline::{Decided, Draft, Lane, Pushed, commit_until_decided};
+use crate::timeline::{Decided, Draft, Lane, Pushed, Weigh, commit_until_decided};
 
 /// Requests in one commit. More make the commit longer for the first without making it cheaper.
 const BATCH: usize = 64;
@@ -96,6 +96,12 @@ pub(super) struct ConversationState {
     pub(super) mark: Option<(Mark, u64)>,
     /// A task waits for deliveries and will push `Settle`.
     settling: bool,
+}
+
+impl Weigh for ConversationState {
+    fn bytes(&self) -> usize {
+        self.conversation.as_ref().map_or(0, Conversation::bytes)
+    }
 }
 
 impl ConversationState {

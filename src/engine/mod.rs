@@ -58,6 +58,8 @@ use user_lane::{UserItem, UserLane, UserWork};
 const LANE_BOUND: usize = 4096;
 /// Lanes of each kind kept in memory when at rest.
 const LANES_KEPT: usize = 200_000;
+/// Bytes of their states, by kind.
+const LANES_BYTES: usize = 256 * 1024 * 1024;
 /// How long an answer is waited for; the item itself keeps its place (rule 6).
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -118,8 +120,8 @@ impl Engine {
             clock,
             policy,
             attempts: Attempts::new(incarnation),
-            conversations: Lanes::new(LANES_KEPT),
-            users: Lanes::new(LANES_KEPT),
+            conversations: Lanes::new(LANES_KEPT, LANES_BYTES),
+            users: Lanes::new(LANES_KEPT, LANES_BYTES),
             bursts: std::sync::atomic::AtomicU64::new(1),
             damage: failure::DamageLog::default(),
             broken: failure::Broken::default(),

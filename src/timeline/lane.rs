@@ -11,8 +11,14 @@
 //! What is queued keeps its order and its place until it is decided (rule 6).
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What is kept in memory between commits, and about how much that is.
+pub trait Weigh {
+    /// Bytes, roughly.
+    fn bytes(&self) -> usize;
+}
 
 /// Queue and state of one timeline. `I` is what is queued, `S` the folded state kept between commits.
 #[derive(Debug)]
@@ -20,6 +26,10 @@ pub struct Lane<I, S> {
     inner: Mutex<Inner<I, S>>,
     /// Set at each use, cleared by the sweep that drops lanes long unused.
     used: AtomicBool,
+    /// Bytes of the state when it was put back last.
+    weight: AtomicUsize,
+    /// Those of all lanes of this kind.
+    scale: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
@@ -42,14 +52,27 @@ pub enum Pushed {
 #[derive(Debug)]
 pub struct Full<I>(pub I);
 
-impl<I, S> Default for Lane<I, S> {
-    fn default() -> Self {
-        let inner = Inner { queue: VecDeque::new(), driven: false, state: None };
-        Self { inner: Mutex::new(inner), used: AtomicBool::new(true) }
+impl<I, S> Drop for Lane<I, S> {
+    fn drop(&mut self) {
+        self.scale.fetch_sub(*self.weight.get_mut(), Ordering::Relaxed);
     }
 }
 
-impl<I, S> Lane<I, S> {
+impl<I, S: Weigh> Lane<I, S> {
+    /// An empty one, weighed on this scale.
+    pub fn new(scale: &Arc<AtomicUsize>) -> Self {
+        let inner = Inner { queue: VecDeque::new(), driven: false, state: None };
+        let (used, weight) = (AtomicBool::new(true), AtomicUsize::new(0));
+        Self { inner: Mutex::new(inner), used, weight, scale: Arc::clone(scale) }
+    }
+
+    fn weigh(&self, state: Option<&S>) {
+        let now = state.map_or(0, Weigh::bytes);
+        let before = self.weight.swap(now, Ordering::Relaxed);
+        // Wraps where it has become lighter, and so does the sum.
+        self.scale.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner<I, S>> {
         // No code that can panic runs under this lock, so a poisoned one is still whole.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -98,12 +121,14 @@ impl<I, S> Lane<I, S> {
 
     /// The driver puts the state back and goes on driving.
     pub fn put(&self, state: Option<S>) {
+        self.weigh(state.as_ref());
         self.lock().state = state;
     }
 
     /// The driver puts the state back and frees the lane, unless items wait: then it still drives
     /// (true).
     pub fn put_and_release(&self, state: Option<S>) -> bool {
+        self.weigh(state.as_ref());
         let mut inner = self.lock();
         inner.state = state;
         inner.driven = !inner.queue.is_empty();

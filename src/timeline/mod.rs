@@ -12,5 +12,5 @@ pub mod lanes;
 
 pub use decide::{Attempts, Decided, commit_again, commit_once, commit_until_decided};
 pub use draft::Draft;
-pub use lane::{Full, Lane, Pushed};
+pub use lane::{Full, Lane, Pushed, Weigh};
 pub use lanes::Lanes;
