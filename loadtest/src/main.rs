@@ -7,6 +7,7 @@
 //! | `wire`, `tracker`, `timer` | the raw client, counting faults, waking on time |
 //! | `part`, `peer`, `load` | one device under load; conducting many |
 //! | `oneone`, `group`, `crash` | loads made of them |
+//! | `large` | a conversation that is followed by its own log |
 //! | `catchup`, `crowd`, `idle`, `storm`, `soak` | coming back, staying, coming back all at once, for long |
 //! | `plan` | from the cost of one message to machines |
 //! | `replay` | real chat logs, and an oracle that says what every device must hold |
@@ -22,6 +23,7 @@ mod crash;
 mod crowd;
 mod group;
 mod idle;
+mod large;
 mod load;
 mod oneone;
 mod part;
@@ -69,6 +71,8 @@ enum Command {
     Oneone(oneone::Args),
     /// One group, some members writing.
     Group(group::Args),
+    /// One large conversation, most of whose members are away.
+    Large(large::Args),
     /// Coming back after missing messages: one user, and many at once.
     Catchup(catchup::Args),
     /// Memory of the server per idle connection.
@@ -118,6 +122,7 @@ async fn run(cli: &Cli, seed: u64) -> Result<bool> {
         Command::Replay(args) => args.server_flags(),
         Command::Crash(args) => args.server_flags(),
         Command::Soak(args) => args.server_flags(),
+        Command::Large(args) => args.server_flags(),
         _ => Vec::new(),
     };
     let mut target = Target::new(&cli.common, &flags).await?;
@@ -151,6 +156,7 @@ async fn command(cli: &Cli, target: &mut Target, seed: u64) -> Result<Report> {
         Command::Replay(args) => replay::run(args, target, seed).await,
         Command::Oneone(args) => oneone::run(args, target).await,
         Command::Group(args) => group::run(args, target).await,
+        Command::Large(args) => large::run(args, target).await,
         Command::Catchup(args) => catchup::run(args, target).await,
         Command::Idle(args) => idle::run(args, target).await,
         Command::Storm(args) => storm::run(args, target).await,

@@ -32,7 +32,17 @@ impl Latency {
         self.0.is_empty()
     }
 
-    fn millis(&self, quantile: f64) -> f64 {
+    /// How many were recorded.
+    pub(crate) fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// Takes in what another one has recorded.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.0 += &other.0;
+    }
+
+    pub(crate) fn millis(&self, quantile: f64) -> f64 {
         micros_to_millis(self.0.value_at_quantile(quantile))
     }
 }
