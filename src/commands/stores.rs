@@ -62,6 +62,8 @@ impl Opened {
                 ("everline_store_group_commits_total", seen.group_commits),
                 ("everline_store_commits_total", seen.commits),
                 ("everline_store_fsyncs_total", seen.fsyncs),
+                ("everline_store_engine_reads_total", seen.engine_reads),
+                ("everline_store_engine_writes_total", seen.engine_writes),
                 ("everline_store_written_bytes_total", seen.engine_bytes),
                 ("everline_store_checkpoints_total", seen.checkpoints),
                 ("everline_store_stalls_total", seen.stalls),

@@ -14,7 +14,8 @@ type Result<T> = std::result::Result<T, NotDecided>;
 
 /// Entries looked at for one page; then it ends early, perhaps empty, with a `next`.
 const LOOKED_AT: usize = 2000;
-const READ_AT_ONCE: usize = 256;
+/// Of the store, at least and at most: as many as the page lacks, and one that shows that it is full.
+const READ_AT_ONCE: (usize, usize) = (64, 256);
 /// Text in one answer; well below what a frame may hold.
 const MOST_BYTES: usize = MAX_SERVER_FRAME / 2;
 
@@ -68,7 +69,8 @@ impl Reader<'_> {
                 scan.complete = true;
                 return Ok(());
             };
-            let span = Span { after, up_to, limit: READ_AT_ONCE, max_bytes: 1 << 20, backward: scan.backward };
+            let lacking = (limit + 1).saturating_sub(scan.found.len()).clamp(READ_AT_ONCE.0, READ_AT_ONCE.1);
+            let span = Span { after, up_to, limit: lacking, max_bytes: 1 << 20, backward: scan.backward };
             let page = self.store.entries(&seen.view.timeline, span).await?;
             let (Some(first), Some(last)) = (page.first(), page.last()) else {
                 return Err(damaged(&seen.view, up_to));

@@ -193,6 +193,7 @@ impl Disk {
 
     /// The stored head of a timeline, by its key.
     pub(super) fn head(&self, key: &[u8]) -> Result<Option<StoredHead>> {
+        add(&self.stats.engine_reads, 1);
         let Some(value) = self.heads.get(key).map_err(|error| failed(&self.heads, &error))? else {
             return Ok(None);
         };

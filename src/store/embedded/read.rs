@@ -13,6 +13,7 @@ use bytes::Bytes;
 use super::disk::{Snapshot, damaged, failed, get, pair};
 use super::keys;
 use super::shared::Shared;
+use super::stats::add;
 use super::tail::Tail;
 use super::values;
 use crate::protocol::ConvId;
@@ -127,6 +128,7 @@ fn from_entries(shared: &Shared, id: &TimelineId, part: &OnDisk, page: &mut Page
     while !page.is_full() {
         let next = if page.span.backward { guards.next_back() } else { guards.next() };
         let Some(guard) = next else { break };
+        add(&shared.disk.stats.engine_reads, 1);
         let (key, value) = pair(keyspace, guard)?;
         let entry = keys::parse_seq(&key).and_then(|seq| values::decode_entry(&key, seq, &value));
         part.add(entry.ok_or_else(|| damaged(keyspace, &key))?, page);
@@ -138,6 +140,7 @@ fn from_segments(shared: &Shared, id: &TimelineId, part: &OnDisk, page: &mut Pag
     let keyspace = &shared.disk.segments;
     // Segments stand under their last number: the first at or above `high` is the last of interest.
     let above = keys::entry(id, part.high)..=keys::entry(id, u64::MAX);
+    add(&shared.disk.stats.engine_reads, 1);
     let to = match fjall::Readable::range(&part.snapshot, keyspace, above).next() {
         Some(guard) => guard.key().map_err(|error| failed(keyspace, &error))?.to_vec(),
         None => keys::entry(id, part.high),
@@ -146,6 +149,7 @@ fn from_segments(shared: &Shared, id: &TimelineId, part: &OnDisk, page: &mut Pag
     while !page.is_full() {
         let next = if page.span.backward { guards.next_back() } else { guards.next() };
         let Some(guard) = next else { break };
+        add(&shared.disk.stats.engine_reads, 1);
         let (key, value) = pair(keyspace, guard)?;
         let mut entries = values::decode_segment(&key, &value).ok_or_else(|| damaged(keyspace, &key))?;
         if page.span.backward {
@@ -172,6 +176,7 @@ pub(super) fn row(shared: &Shared, id: &TimelineId, key: &RowKey) -> Result<Opti
     };
     let keyspace = row_keyspace(shared, key.section);
     let key = keys::row(id, key);
+    add(&shared.disk.stats.engine_reads, 1);
     let Some(value) = get(&snapshot, keyspace, &key)? else { return Ok(None) };
     values::decode_row(&key, &value).map(Some).ok_or_else(|| damaged(keyspace, &key))
 }
@@ -206,6 +211,7 @@ pub(super) fn rows(shared: &Shared, id: &TimelineId, span: &RowSpan) -> Result<V
         if out.len() >= span.limit {
             break;
         }
+        add(&shared.disk.stats.engine_reads, 1);
         let (raw, value) = pair(keyspace, guard)?;
         let key = keys::parse_row(&prefix, span.section, &raw).ok_or_else(|| damaged(keyspace, &raw))?;
         while let Some(row) = newer.next_if(|(newer, _)| *newer < key) {

@@ -11,6 +11,8 @@ pub struct Counters {
     pub engine_writes: u64,
     /// Bytes of those keys and values.
     pub engine_bytes: u64,
+    /// Values looked up in the engine, or met while walking it, by those who read from the store.
+    pub engine_reads: u64,
     /// Journal records written; each is one engine write and one fsync, whatever it holds.
     pub group_commits: u64,
     /// Calls of `commit` that were applied.
@@ -32,6 +34,7 @@ pub struct Counters {
 pub(super) struct Stats {
     pub(super) engine_writes: AtomicU64,
     pub(super) engine_bytes: AtomicU64,
+    pub(super) engine_reads: AtomicU64,
     pub(super) group_commits: AtomicU64,
     pub(super) calls: AtomicU64,
     pub(super) commits: AtomicU64,
@@ -50,6 +53,7 @@ impl Stats {
         Counters {
             engine_writes: of(&self.engine_writes),
             engine_bytes: of(&self.engine_bytes),
+            engine_reads: of(&self.engine_reads),
             group_commits: of(&self.group_commits),
             calls: of(&self.calls),
             commits: of(&self.commits),
