@@ -7,7 +7,7 @@
 //! | `wire`, `tracker`, `timer` | the raw client, counting faults, waking on time |
 //! | `part`, `peer`, `load` | one device under load; conducting many |
 //! | `oneone`, `group`, `crash` | loads made of them |
-//! | `large` | a conversation that is followed by its own log |
+//! | `large`, `length` | a conversation that is followed by its own log; one whose log is long |
 //! | `catchup`, `crowd`, `idle`, `storm`, `soak` | coming back, staying, coming back all at once, for long |
 //! | `plan` | from the cost of one message to machines |
 //! | `replay` | real chat logs, and an oracle that says what every device must hold |
@@ -24,6 +24,7 @@ mod crowd;
 mod group;
 mod idle;
 mod large;
+mod length;
 mod load;
 mod oneone;
 mod part;
@@ -73,6 +74,8 @@ enum Command {
     Group(group::Args),
     /// One large conversation, most of whose members are away.
     Large(large::Args),
+    /// Appending to and reading from logs of growing length.
+    Length(length::Args),
     /// Coming back after missing messages: one user, and many at once.
     Catchup(catchup::Args),
     /// Memory of the server per idle connection.
@@ -157,6 +160,7 @@ async fn command(cli: &Cli, target: &mut Target, seed: u64) -> Result<Report> {
         Command::Oneone(args) => oneone::run(args, target).await,
         Command::Group(args) => group::run(args, target).await,
         Command::Large(args) => large::run(args, target).await,
+        Command::Length(args) => length::run(args, target).await,
         Command::Catchup(args) => catchup::run(args, target).await,
         Command::Idle(args) => idle::run(args, target).await,
         Command::Storm(args) => storm::run(args, target).await,
