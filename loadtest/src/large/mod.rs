@@ -100,6 +100,15 @@ pub(crate) async fn run(args: &Args, target: &mut Target) -> Result<Report> {
     come_back(&door, &away, &conv_id, (head, args.messages + COUNTED), &mut report).await;
     still_there(&mut online, &mut report)?;
     online.shutdown().await;
+    if target.is_own() && target.cluster().is_none() {
+        let took = target.server()?.restart().await?;
+        report.figure("restart_after_kill", took.as_secs_f64() * 1000.0, "ms");
+        let mut wire = Wire::open(door.addr, 0).await?;
+        wire.hello(&door.token(&member(0))?, "desk", None).await?;
+        town::send(&mut wire, &conv_id, "after-the-restart").await?;
+        wire.close().await;
+        memory(target, &mut report, "after_a_restart_and_a_message");
+    }
     Ok(report)
 }
 

@@ -22,6 +22,9 @@ const PAGE: usize = 1000;
 /// Messages whose cost is counted.
 pub(super) const COUNTED: u64 = 200;
 
+/// Values the store has read from its engine.
+const READS: &str = "everline_store_engine_reads_total";
+
 /// The name of a member.
 pub(super) fn member(number: usize) -> String {
     format!("town{number:06}")
@@ -124,10 +127,11 @@ pub(super) async fn count(
     id: impl Fn(u64) -> String,
 ) -> Result<u64> {
     let countable = target.is_own() && target.cluster().is_none();
-    let (mut head, mut before) = (0, (0, 0));
+    let (mut head, mut before, mut reads) = (0, (0, 0), 0);
     if countable {
         settle(target).await?;
         before = written(target).await?;
+        reads = target.server()?.metric(READS).await?;
     }
     let mut latency = Latency::new();
     for number in 0..COUNTED {
@@ -138,6 +142,8 @@ pub(super) async fn count(
     report.figure(&format!("ack_p50_{name}"), latency.millis(0.5), "ms");
     if countable {
         let after = written(target).await?;
+        let reads = per(target.server()?.metric(READS).await? - reads, COUNTED);
+        report.figure(&format!("values_read_per_message_{name}"), reads, "");
         let timelines = per(after.0 - before.0, COUNTED);
         report.figure(&format!("timelines_written_per_message_{name}"), timelines, "");
         let commits = per(after.1 - before.1, COUNTED);
