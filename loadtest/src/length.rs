@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::load::body_text;
 use crate::stats::{Latency, Report, per_second};
@@ -143,9 +143,22 @@ pub(crate) async fn run(args: &Args, target: &mut Target) -> Result<Report> {
         if target.is_own() && target.cluster().is_none() {
             writer = reopened(target, &door, &body, writer, *length, &mut report).await?;
         }
+        rest(target).await;
         measure(args, &mut writer, *length, &mut report).await?;
     }
     Ok(report)
+}
+
+/// What filling and starting left to do is done first: until the server's processor time stands still.
+async fn rest(target: &Target) {
+    let used = || target.usage().map_or(0, |usage| usage.cpu_us);
+    for _ in 0..60 {
+        let before = used();
+        sleep(Duration::from_secs(1)).await;
+        if used() - before < 20_000 {
+            return;
+        }
+    }
 }
 
 /// One message, or one page of each sort, after the other.
