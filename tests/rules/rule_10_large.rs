@@ -2,7 +2,8 @@
 //! doubled; what is unread is counted right; whoever follows its log is told of every entry.
 
 use everline::conversation::entry::Header;
-use everline::hub::Follow;
+use everline::engine::Followed;
+use everline::hub::{Follow, Registration};
 use everline::protocol::*;
 
 use super::gate::When;
@@ -197,6 +198,15 @@ pub async fn the_list_knows_what_moved_last() -> Proof {
     Ok(())
 }
 
+/// A session of this user's follows the one large conversation he is in.
+async fn follow(node: &Node, who: &str) -> Result<(Registration, Followed), String> {
+    let seat = node.hub.register(&user(who), &caller(who).device);
+    let found = node.engine.look_at_large(&seat.follower(), &user(who), &[]).await;
+    let mut found = found.map_err(|refusal| format!("{:?}", refusal.code))?;
+    ensure_eq!(found.len(), 1, "conversations {who} follows");
+    Ok((seat, found.remove(0)))
+}
+
 /// Collects what a follower is told.
 fn told(follow: &Follow, at: &mut u64) -> Vec<u64> {
     let Some(lacks) = follow.lacks(*at) else { return Vec::new() };
@@ -210,12 +220,9 @@ pub async fn a_follower_is_told_even_by_a_silent_bus() -> Proof {
     let world = world(false);
     let (a, b) = (world.node(), world.node());
     let conv = town(&a).await?;
-    let seat = b.hub.register(&user("bob"), &caller("bob").device);
-    let found = b.engine.look_at_large(&seat.follower(), &user("bob"), &[]).await;
-    let found = found.map_err(|refusal| format!("{:?}", refusal.code))?;
-    ensure_eq!(found.len(), 1, "conversations bob follows");
-    let (follow, mut at) = (&found[0].follow, found[0].head);
-    ensure_eq!((found[0].from, at), (3, 3), "where bob begins");
+    let (_seat, found) = follow(&b, "bob").await?;
+    let (follow, mut at) = (&found.follow, found.head);
+    ensure_eq!((found.from, at), (3, 3), "where bob begins");
     for n in 4..=9 {
         a.send("alice", &conv, &format!("m{n}")).await?;
     }
@@ -236,18 +243,15 @@ pub async fn a_recalled_text_is_told_to_no_follower() -> Proof {
     let world = world(true);
     let node = world.node();
     let conv = town(&node).await?;
-    let seat = node.hub.register(&user("bob"), &caller("bob").device);
-    let found = node.engine.look_at_large(&seat.follower(), &user("bob"), &[]).await;
-    let found = found.map_err(|refusal| format!("{:?}", refusal.code))?;
-    let follow = &found.first().ok_or("bob follows nothing")?.follow;
+    let (_seat, Followed { follow, .. }) = follow(&node, "bob").await?;
     for id in ["m4", "m5"] {
         node.send("alice", &conv, id).await?;
     }
     let told = |follow: &Follow| follow.lacks(3).and_then(|lacks| lacks.entries).unwrap_or_default();
-    ensure_eq!(told(follow).len(), 2, "texts bob is told");
+    ensure_eq!(told(&follow).len(), 2, "texts bob is told");
     node.ask("alice", recall(&conv, 4)).await?;
     rest().await;
-    let bodies = told(follow).iter().filter(|text| text.contains("\"body\"")).count();
+    let bodies = told(&follow).iter().filter(|text| text.contains("\"body\"")).count();
     ensure_eq!(bodies, 0, "texts from before the recall");
     Ok(())
 }
