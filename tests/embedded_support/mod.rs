@@ -1,7 +1,9 @@
 //! Short words for the tests of the embedded store.
 #![allow(dead_code, clippy::unwrap_used, reason = "each test file uses its part; a test fails by an unwrap")]
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -91,4 +93,61 @@ pub(crate) async fn apply(store: &Embedded, call: Vec<Commit>) {
 pub(crate) async fn all(store: &Embedded, timeline: &TimelineId) -> Vec<Entry> {
     let span = Span { after: 0, up_to: u64::MAX, limit: usize::MAX, max_bytes: usize::MAX, backward: false };
     store.entries(timeline, span).await.unwrap()
+}
+
+/// Everything a store tells.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) epoch: String,
+    pub(crate) timelines: Vec<(TimelineId, Vec<Entry>, Vec<u8>)>,
+}
+
+/// All of it, or what is damaged.
+pub(crate) async fn told(store: &Embedded) -> everline::store::Result<Told> {
+    let mut timelines = Vec::new();
+    for id in store.timelines(None, 1000).await? {
+        let head = store.head(&id).await?;
+        let span = Span { after: 0, up_to: u64::MAX, limit: 9999, max_bytes: 1 << 30, backward: false };
+        let entries = store.entries(&id, span).await?;
+        let mut rest = format!("{head:?}").into_bytes();
+        for section in Section::ALL {
+            for (key, value) in store.rows(&id, section, None, u64::MAX, 9999).await? {
+                rest.extend_from_slice(format!("{key:?}={value:?}").as_bytes());
+            }
+        }
+        timelines.push((id, entries, rest));
+    }
+    store.unfinished().await?;
+    Ok(Told { epoch: store.epoch(), timelines })
+}
+
+/// Contents of files, by their names in the directory.
+pub(crate) type Files = BTreeMap<PathBuf, Vec<u8>>;
+
+/// What stands in the files of a directory.
+pub(crate) fn files(dir: &Path) -> Files {
+    let mut found = BTreeMap::new();
+    let mut open = vec![dir.to_owned()];
+    while let Some(next) = open.pop() {
+        for entry in fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                let bytes = fs::read(&path).unwrap();
+                found.insert(path.strip_prefix(dir).unwrap().to_owned(), bytes);
+            }
+        }
+    }
+    found
+}
+
+/// Makes a directory what it was; files not touched stay.
+pub(crate) fn put_back(dir: &Path, files: &Files) {
+    let _ = fs::remove_dir_all(dir);
+    for (name, bytes) in files {
+        let path = dir.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
 }

@@ -24,6 +24,7 @@ mod committer;
 mod disk;
 mod expiry;
 mod keys;
+mod manifest;
 mod marks;
 mod open;
 mod overlay;

@@ -18,6 +18,7 @@ use super::backup::sync_parent;
 use super::checkpoint::Progress;
 use super::disk::{Disk, Sizes, Sync};
 use super::keys;
+use super::manifest;
 use super::overlay::Overlay;
 use super::queue::Queue;
 use super::record::{self, Record};
@@ -25,7 +26,7 @@ use super::seal::{self, Broken};
 use super::shared::{Limits, Shared};
 use super::torn::{self, Refused};
 use super::values::{self, Marker};
-use super::witness::{self, Witness};
+use super::witness::{self, Seen, Witness};
 
 /// Raised with every change of keys, values or records.
 pub(super) const FORMAT: u32 = 1;
@@ -83,14 +84,20 @@ pub(super) struct Opened {
 pub(super) fn open(options: &Options) -> Result<Opened, OpenError> {
     let dir = Dir(&options.dir);
     dir.prepare()?;
-    dir.seal()?;
-    dir.torn()?;
+    let is_sealed = dir.seal()?;
+    let seen = witness::seen(dir.0).map_err(|error| dir.io(&error))?;
+    // What was closed cleanly has no torn end, and was compared file by file.
+    if !is_sealed {
+        dir.manifests()?;
+        dir.torn(seen)?;
+    }
     let disk = dir.engine(options)?;
     let epoch = dir.meta(&disk)?;
     let marker = dir.marker(&disk)?;
     let overlay = Overlay::new(options.timeline_cache_bytes);
     let (end, first_record) = dir.replay(&disk, &overlay, marker)?;
-    let witness = dir.witness(end)?;
+    dir.compare(end, seen)?;
+    let witness = Witness::open(dir.0).map_err(|error| dir.io(&error))?;
     let checkpoint_bytes = options.checkpoint_bytes;
     let limits = Limits {
         checkpoint_bytes,
@@ -189,8 +196,8 @@ impl Dir<'_> {
         full.ancestors().take(missing + 1).try_for_each(sync_parent)
     }
 
-    /// Compares a directory that was closed cleanly with its seal.
-    fn seal(&self) -> Result<(), OpenError> {
+    /// Compares a directory that was closed cleanly with its seal; false: it was not.
+    fn seal(&self) -> Result<bool, OpenError> {
         let lock = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(self.0.join("lock"));
         let lock = lock.map_err(|error| self.io(&error))?;
         lock.try_lock().map_err(|_| OpenError::Locked(self.name()))?;
@@ -205,12 +212,14 @@ impl Dir<'_> {
         OpenError::Format(self.name(), format!("{number}, this version reads {FORMAT}"))
     }
 
+    /// The engine's lists of tables are what was written.
+    fn manifests(&self) -> Result<(), OpenError> {
+        let damage = manifest::damage(self.0).map_err(|error| self.io(&error))?;
+        damage.map_or(Ok(()), |what| Err(self.damaged(what)))
+    }
+
     /// Cuts off what power loss has left of a write that nobody was told of.
-    fn torn(&self) -> Result<(), OpenError> {
-        let seen = match witness::path(self.0).exists() {
-            true => Witness::open(self.0).and_then(|mut witness| witness.read()).map_err(|error| self.io(&error))?,
-            false => None,
-        };
+    fn torn(&self, seen: Option<Seen>) -> Result<(), OpenError> {
         let seen = seen.map_or(0, |seen| seen.commit_no);
         torn::cut(self.0, seen).map_err(|refused| match refused {
             Refused::Damaged(what) => self.damaged(what),
@@ -322,16 +331,14 @@ impl Dir<'_> {
     }
 
     /// Compares the journal's end with what the witness has seen.
-    fn witness(&self, end: Marker) -> Result<Witness, OpenError> {
-        let mut witness = Witness::open(self.0).map_err(|error| self.io(&error))?;
-        let seen = witness.read().map_err(|error| self.io(&error))?;
-        let Some(seen) = seen else { return Ok(witness) };
+    fn compare(&self, end: Marker, seen: Option<Seen>) -> Result<(), OpenError> {
+        let Some(seen) = seen else { return Ok(()) };
         if seen.commit_no > end.commit_no {
             return Err(self.lost(end.commit_no + 1, seen.commit_no));
         }
         if seen.commit_no == end.commit_no && seen.hash != end.hash {
             return Err(self.damaged(format!("journal record {} is another than was written", seen.commit_no)));
         }
-        Ok(witness)
+        Ok(())
     }
 }

@@ -3,12 +3,13 @@
 //! Must see only what is durable (the overlay holds nothing else). Between the two halves the checkpoint
 //! may move things from memory to disk: memory is looked at first, so nothing falls between.
 //!
-//! How it can hurt: a value that fails its checksum is an error, never skipped.
+//! How it can hurt: a value that fails its checksum is an error, never skipped; so is a number that is not there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use bytes::Bytes;
+use fjall::Keyspace;
 
 use super::disk::{Snapshot, damaged, failed, get, pair};
 use super::keys;
@@ -64,6 +65,11 @@ struct OnDisk {
 /// Entries of a span.
 pub(super) fn entries(shared: &Shared, id: &TimelineId, span: Span) -> Result<Vec<Entry>> {
     shared.usable()?;
+    // A floor that is raised while the head is loaded takes entries from under it: that is seen at the second look.
+    entries_now(shared, id, span).or_else(|_| entries_now(shared, id, span))
+}
+
+fn entries_now(shared: &Shared, id: &TimelineId, span: Span) -> Result<Vec<Entry>> {
     let mut page = Page { span, entries: Vec::new(), bytes: 0 };
     let seen = shared.overlay.look(id, |tail| tail.map(|tail| in_memory(shared, tail, span)));
     let (memory, disk) = match seen {
@@ -74,10 +80,7 @@ pub(super) fn entries(shared: &Shared, id: &TimelineId, span: Span) -> Result<Ve
         page.extend(memory.iter());
     }
     if let Some(disk) = disk.filter(|_| !page.is_full()) {
-        match id {
-            TimelineId::Conversation(_) => from_entries(shared, id, &disk, &mut page)?,
-            TimelineId::User(_) => from_segments(shared, id, &disk, &mut page)?,
-        }
+        disk.read(shared, id, &mut page)?;
     }
     if !span.backward {
         page.extend(memory.iter());
@@ -110,6 +113,32 @@ fn in_memory(shared: &Shared, tail: &Tail, span: Span) -> (Vec<Entry>, Option<On
 }
 
 impl OnDisk {
+    /// Adds what it has, without a gap.
+    fn read(&self, shared: &Shared, id: &TimelineId, page: &mut Page) -> Result<()> {
+        let before = page.entries.len();
+        let keyspace = match id {
+            TimelineId::Conversation(_) => {
+                from_entries(shared, id, self, page)?;
+                &shared.disk.entries
+            }
+            TimelineId::User(_) => {
+                from_segments(shared, id, self, page)?;
+                &shared.disk.segments
+            }
+        };
+        let missing = self.missing(page.entries.get(before..).unwrap_or_default(), page);
+        missing.map_or(Ok(()), |missing| Err(damaged(keyspace, &keys::entry(id, missing))))
+    }
+
+    /// The first entry that is not among those found, but should be: above the floor numbers are dense.
+    fn missing(&self, found: &[Entry], page: &Page) -> Option<u64> {
+        let number = |n: u64| if page.span.backward { self.high.saturating_sub(n) } else { self.low.saturating_add(n) };
+        let wrong = found.iter().zip(0..).find(|(entry, n)| entry.seq != number(*n)).map(|(_, n)| n);
+        let count = found.len() as u64;
+        let ended = || (!page.is_full() && count <= self.high - self.low).then_some(count);
+        wrong.or_else(ended).map(number)
+    }
+
     /// Adds an entry with its present content, if it belongs to the span.
     fn add(&self, mut entry: Entry, page: &mut Page) {
         if (self.low..=self.high).contains(&entry.seq) {
@@ -181,7 +210,7 @@ pub(super) fn row(shared: &Shared, id: &TimelineId, key: &RowKey) -> Result<Opti
     values::decode_row(&key, &value).map(Some).ok_or_else(|| damaged(keyspace, &key))
 }
 
-fn row_keyspace(shared: &Shared, section: Section) -> &fjall::Keyspace {
+fn row_keyspace(shared: &Shared, section: Section) -> &Keyspace {
     if section == Section::Dedupe { &shared.disk.expiring } else { &shared.disk.rows }
 }
 

@@ -88,11 +88,11 @@ struct Sealed {
     blocks: Vec<u64>,
 }
 
-/// Compares a sealed directory with its seal and removes it; one without is let through.
-pub(super) fn open(dir: &Path, format: u32) -> Result<(), Broken> {
+/// Compares a sealed directory with its seal and removes it; false: there is none.
+pub(super) fn open(dir: &Path, format: u32) -> Result<bool, Broken> {
     let bytes = match fs::read(dir.join(NAME)) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error.into()),
     };
     let unreadable = || Broken::Differs(format!("{NAME} at byte 0 (remove that file to go on without it)"));
@@ -108,7 +108,7 @@ pub(super) fn open(dir: &Path, format: u32) -> Result<(), Broken> {
     files.iter().try_for_each(|file| compare(dir, file))?;
     fs::remove_file(dir.join(NAME))?;
     File::open(dir)?.sync_all()?;
-    Ok(())
+    Ok(true)
 }
 
 fn decode(body: &[u8]) -> Option<(u32, Vec<Sealed>)> {
@@ -276,9 +276,9 @@ mod tests {
         zeros[900_000] = 0;
         fs::write(&ahead, &zeros).unwrap();
         assert!(matches!(open(dir.path(), 2), Err(Broken::Format(1))));
-        open(dir.path(), 1).unwrap();
+        assert!(open(dir.path(), 1).unwrap());
         assert!(!dir.path().join(NAME).exists());
         fs::write(&small, "other").unwrap();
-        open(dir.path(), 1).unwrap();
+        assert!(!open(dir.path(), 1).unwrap());
     }
 }

@@ -37,28 +37,33 @@ pub(super) fn path(dir: &Path) -> PathBuf {
     dir.join(NAME)
 }
 
-impl Witness {
-    /// Opens or creates it.
-    pub(super) fn open(dir: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path(dir))?;
-        Ok(Self { file })
-    }
-
-    /// The last commit it saw; `None` for a new file.
-    pub(super) fn read(&mut self) -> io::Result<Option<Seen>> {
-        let mut newest: Option<Seen> = None;
-        for slot in 0..2 {
-            let mut bytes = [0; SLOT];
-            self.file.seek(SeekFrom::Start(slot * STRIDE))?;
-            match self.file.read_exact(&mut bytes) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
-                Err(error) => return Err(error),
-            }
-            let seen = decode(&bytes).filter(|seen| newest.is_none_or(|old| old.commit_no < seen.commit_no));
-            newest = seen.or(newest);
+/// The last commit a directory's witness saw; `None` without one, or for a new one. Makes nothing.
+pub(super) fn seen(dir: &Path) -> io::Result<Option<Seen>> {
+    let mut file = match File::open(path(dir)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut newest: Option<Seen> = None;
+    for slot in 0..2 {
+        let mut bytes = [0; SLOT];
+        file.seek(SeekFrom::Start(slot * STRIDE))?;
+        match file.read_exact(&mut bytes) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
+            Err(error) => return Err(error),
         }
-        Ok(newest)
+        let seen = decode(&bytes).filter(|seen| newest.is_none_or(|old| old.commit_no < seen.commit_no));
+        newest = seen.or(newest);
+    }
+    Ok(newest)
+}
+
+impl Witness {
+    /// Opens or creates it, to go on with.
+    pub(super) fn open(dir: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path(dir))?;
+        Ok(Self { file })
     }
 
     /// Notes a durable commit. A failure is harmless: the witness stays behind.
@@ -88,16 +93,15 @@ mod tests {
     #[test]
     fn remembers_the_last_and_survives_a_torn_slot() {
         let dir = tempfile::tempdir().unwrap();
+        assert_eq!(seen(dir.path()).unwrap(), None);
         let mut witness = Witness::open(dir.path()).unwrap();
-        assert_eq!(witness.read().unwrap(), None);
+        assert_eq!(seen(dir.path()).unwrap(), None);
         for commit_no in 1..=5 {
             witness.note(Seen { commit_no, hash: commit_no * 7 }).unwrap();
         }
-        drop(witness);
-        let mut witness = Witness::open(dir.path()).unwrap();
-        assert_eq!(witness.read().unwrap(), Some(Seen { commit_no: 5, hash: 35 }));
+        assert_eq!(seen(dir.path()).unwrap(), Some(Seen { commit_no: 5, hash: 35 }));
         witness.file.seek(SeekFrom::Start(STRIDE + 3)).unwrap();
         witness.file.write_all(&[0xee]).unwrap();
-        assert_eq!(witness.read().unwrap(), Some(Seen { commit_no: 4, hash: 28 }));
+        assert_eq!(seen(dir.path()).unwrap(), Some(Seen { commit_no: 4, hash: 28 }));
     }
 }

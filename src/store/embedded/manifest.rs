@@ -1,0 +1,85 @@
+//! The engine's lists of its tables, compared with their checksums before the engine believes them.
+//!
+//! ```text
+//! keyspaces/N/current := number u64 | xxh3 of the list u128 | kind of checksum u8 = 0        (little endian)
+//! keyspaces/N/v<number>  the list
+//! ```
+//! The engine writes the checksum and never looks at it: a damaged list hides tables, or makes older values the
+//! newer ones. A list is synced before `current` names it, so a crash leaves nothing that this refuses.
+//!
+//! Must write nothing. How it can hurt: an engine of another layout; its version is pinned.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use xxhash_rust::xxh3::xxh3_128;
+
+const CURRENT: &str = "current";
+
+/// The first damage found, by file and place; `None`: every list is what was written.
+pub(super) fn damage(dir: &Path) -> io::Result<Option<String>> {
+    let keyspaces = match fs::read_dir(dir.join("keyspaces")) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    for keyspace in keyspaces {
+        let keyspace = keyspace?.file_name();
+        let name = |file: &str| format!("keyspaces/{}/{file}", keyspace.to_string_lossy());
+        // One whose creation was interrupted has none yet; nothing was ever put into it.
+        let Some(current) = read(&dir.join(name(CURRENT)))? else { continue };
+        let Some((number, sum)) = decode(&current) else {
+            return Ok(Some(format!("{} at byte 0 is not what was written", name(CURRENT))));
+        };
+        let list = name(&format!("v{number}"));
+        match read(&dir.join(&list))? {
+            None => return Ok(Some(format!("{list} is missing, or {} damaged", name(CURRENT)))),
+            Some(bytes) if xxh3_128(&bytes) != sum => {
+                return Ok(Some(format!("{list} at byte 0 has another checksum than {} says", name(CURRENT))));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(None)
+}
+
+/// A file's contents, if there is one.
+fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn decode(current: &[u8]) -> Option<(u64, u128)> {
+    let (number, rest) = current.split_first_chunk()?;
+    let (sum, kind) = rest.split_first_chunk()?;
+    (kind == [0]).then_some((u64::from_le_bytes(*number), u128::from_le_bytes(*sum)))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by it")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_must_have_the_checksum_that_was_noted_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(damage(dir.path()).unwrap(), None, "no engine yet");
+        let keyspace = dir.path().join("keyspaces/3");
+        fs::create_dir_all(&keyspace).unwrap();
+        assert_eq!(damage(dir.path()).unwrap(), None, "interrupted while it was made");
+        let list = b"a list of tables";
+        let current = [&7_u64.to_le_bytes()[..], &xxh3_128(list).to_le_bytes(), &[0]].concat();
+        fs::write(keyspace.join(CURRENT), &current).unwrap();
+        assert!(damage(dir.path()).unwrap().unwrap().contains("keyspaces/3/v7 is missing"));
+        fs::write(keyspace.join("v7"), list).unwrap();
+        assert_eq!(damage(dir.path()).unwrap(), None);
+        fs::write(keyspace.join("v7"), b"a list of tablet").unwrap();
+        assert!(damage(dir.path()).unwrap().unwrap().starts_with("keyspaces/3/v7 at byte 0"));
+        fs::write(keyspace.join(CURRENT), &current[..20]).unwrap();
+        assert!(damage(dir.path()).unwrap().unwrap().starts_with("keyspaces/3/current at byte 0"));
+    }
+}
