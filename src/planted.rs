@@ -64,6 +64,10 @@ bugs! {
     FannedTooEarly,
     /// 3, embedded: opening finishes nothing.
     RecoveryForgotten,
+    /// 3: what dead nodes have left is not looked for.
+    DeadLeftAlone,
+    /// 3: a node that cannot say that it is alive says that it is ready.
+    SilentNodeReady,
     /// 4: a request that changes nothing is judged by what the lane knew, not by the log.
     JudgedByCache,
     /// 4: a reader is told of entries after his leave.
@@ -96,6 +100,8 @@ bugs! {
     ReadPastFloor,
     /// 9: a page starts at the cursor, not after it.
     InclusiveCursor,
+    /// 9: a node whose clock is far behind says that it is ready.
+    ClockBehindReady,
     /// 10: what is committed together with the crossing is left to the log, the crossing too.
     CrossingToldByLog,
     /// 10: who is mentioned is not told by his own timeline.
@@ -110,6 +116,8 @@ bugs! {
     RecallDropsCounts,
     /// 10: a recalled body stays among the newest texts.
     RecalledTextTold,
+    /// 12: notes about other data, of another epoch, are heard.
+    ForeignNoteHeard,
     /// 12: `duplicate` is answered after membership is checked.
     DuplicateCheckedLast,
     /// 12: the name of a new conversation does not follow from (creator, op_id).
@@ -120,6 +128,16 @@ bugs! {
     LostWakeUp,
     /// -: what does not fit a session's queue is dropped and the session goes on.
     OverflowForgotten,
+    /// -: what another node pushes goes out though it does not continue what was sent.
+    HintTrusted,
+    /// -: a session is registered when its head has been read.
+    HeadBeforeSeat,
+    /// -: a heartbeat tells the head this node has heard of, not the store's.
+    HeartbeatWithoutHead,
+    /// -: a device's older connection to another node stays.
+    OlderConnectionStays,
+    /// -: sessions at other nodes are not asked to close.
+    CloseStaysHere,
     /// -: answered before the commit is durable.
     AckBeforeDurable,
     /// -: sessions are told before the commit is durable.

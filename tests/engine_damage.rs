@@ -2,23 +2,26 @@
 #![cfg(feature = "server")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests: a failure is a panic")]
 
+mod between;
+
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
+use between::{Between, Way, What};
 use everline::config::{Clock, Policy};
 use everline::engine::{Answer, Caller, Engine};
 use everline::hub::Hub;
 use everline::protocol::{AnswerBody, ClientFrame, ConvId, DeviceId, ErrorCode, UserId};
 use everline::store::sim::{Faults, Sim, SimOptions};
-use everline::store::{Commit, Entry, Error, Head, Mark, Outcome, Result, RowKey, Section, Span, Store, TimelineId};
+use everline::store::{Error, Result, Section, Store, TimelineId};
 use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
 use serde_json::{Value, json};
 
-/// A store with damaged rows (by timeline) and timelines whose reading panics.
+/// Damaged rows (by timeline), and reading that panics.
+#[derive(Debug)]
 struct Hurt {
     sim: Sim,
     damaged: Mutex<HashSet<(TimelineId, Section)>>,
@@ -26,64 +29,19 @@ struct Hurt {
     panics: AtomicBool,
 }
 
-impl Hurt {
-    fn check<T: Send + 'static>(
-        &self,
-        timeline: &TimelineId,
-        section: Section,
-    ) -> Option<BoxFuture<'static, Result<T>>> {
-        assert!(!self.panics.load(Ordering::SeqCst), "planted");
-        let is_damaged = self.damaged.lock().unwrap().contains(&(timeline.clone(), section));
-        is_damaged.then(|| {
-            self.reads.fetch_add(1, Ordering::SeqCst);
-            ready(Err(Error::Damaged(format!("{section:?} of {timeline:?}")))).boxed()
-        })
+impl Way for Hurt {
+    fn sim(&self) -> &Sim {
+        &self.sim
     }
-}
 
-impl Store for Hurt {
-    fn epoch(&self) -> String {
-        self.sim.epoch()
-    }
-    fn together(&self) -> bool {
-        true
-    }
-    fn commit(&self, commits: Vec<Commit>) -> BoxFuture<'static, Vec<Outcome>> {
-        self.sim.commit(commits)
-    }
-    fn head<'a>(&'a self, timeline: &'a TimelineId) -> BoxFuture<'a, Result<Head>> {
-        self.sim.head(timeline)
-    }
-    fn entries<'a>(&'a self, timeline: &'a TimelineId, span: Span) -> BoxFuture<'a, Result<Vec<Entry>>> {
-        self.sim.entries(timeline, span)
-    }
-    fn row<'a>(&'a self, timeline: &'a TimelineId, key: &'a RowKey) -> BoxFuture<'a, Result<Option<Bytes>>> {
-        self.check(timeline, key.section).unwrap_or_else(|| self.sim.row(timeline, key))
-    }
-    fn rows<'a>(
-        &'a self,
-        timeline: &'a TimelineId,
-        section: Section,
-        after: Option<RowKey>,
-        up_to_n: u64,
-        limit: usize,
-    ) -> BoxFuture<'a, Result<Vec<(RowKey, Bytes)>>> {
-        self.check(timeline, section).unwrap_or_else(|| self.sim.rows(timeline, section, after, up_to_n, limit))
-    }
-    fn timelines<'a>(&'a self, after: Option<TimelineId>, limit: usize) -> BoxFuture<'a, Result<Vec<TimelineId>>> {
-        self.sim.timelines(after, limit)
-    }
-    fn unfinished(&self) -> BoxFuture<'_, Result<Vec<ConvId>>> {
-        self.sim.unfinished()
-    }
-    fn put_mark(&self, mark: Mark) -> BoxFuture<'_, Result<()>> {
-        self.sim.put_mark(mark)
-    }
-    fn delete_mark(&self, mark: Mark) -> BoxFuture<'_, Result<()>> {
-        self.sim.delete_mark(mark)
-    }
-    fn marks(&self) -> BoxFuture<'_, Result<Vec<Mark>>> {
-        self.sim.marks()
+    fn read<'a, T: Send + 'a>(&'a self, what: What<'a>, read: BoxFuture<'a, Result<T>>) -> BoxFuture<'a, Result<T>> {
+        let Some((timeline, Some(section))) = what else { return read };
+        assert!(!self.panics.load(Ordering::SeqCst), "planted");
+        if !self.damaged.lock().unwrap().contains(&(timeline.clone(), section)) {
+            return read;
+        }
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        ready(Err(Error::Damaged(format!("{section:?} of {timeline:?}")))).boxed()
     }
 }
 
@@ -108,7 +66,13 @@ impl World {
     }
 
     fn engine(store: &Arc<Hurt>, clock: &Clock, incarnation: u64) -> Engine {
-        Engine::new(store.clone(), Arc::new(Hub::default()), clock.clone(), Policy::default(), incarnation)
+        Engine::new(
+            Arc::new(Between(store.clone())),
+            Arc::new(Hub::default()),
+            clock.clone(),
+            Policy::default(),
+            incarnation,
+        )
     }
 
     /// A new process over the same data: nothing is remembered.
@@ -134,7 +98,7 @@ impl World {
     }
 
     async fn head(&self, user: &str) -> u64 {
-        self.store.head(&TimelineId::User(user_id(user))).await.unwrap().position.seq
+        self.store.sim.head(&TimelineId::User(user_id(user))).await.unwrap().position.seq
     }
 }
 

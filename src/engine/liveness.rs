@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::conversation_lane::ConversationItem;
 use super::{Engine, Inner};
+use crate::planted::{Bug, planted};
 use crate::store::{Head, Mark, Result};
 
 /// How long a node's word holds.
@@ -64,13 +65,13 @@ impl Engine {
     /// Whether the others know that this node is alive. A store of one process has no others.
     pub fn is_renewed(&self) -> bool {
         let renewed = *self.inner.liveness.renewed.lock().unwrap_or_else(PoisonError::into_inner);
-        self.inner.store.together() || renewed.is_some_and(|at| at.elapsed() < TTL)
+        self.inner.store.together() || renewed.is_some_and(|at| at.elapsed() < TTL) || planted(Bug::SilentNodeReady)
     }
 
     /// Whether this node's clock is over a minute behind the time of what is in the store.
     pub fn is_behind(&self) -> bool {
         let newest = self.inner.liveness.newest_at.load(Ordering::Relaxed);
-        self.inner.clock.now_ms().saturating_add(CLOCK_BEHIND_MS) < newest
+        self.inner.clock.now_ms().saturating_add(CLOCK_BEHIND_MS) < newest && !planted(Bug::ClockBehindReady)
     }
 
     /// Finishes fan-outs that nodes left undone which are not alive; tells how many marks that were. Call
@@ -83,7 +84,7 @@ impl Engine {
         // The marks first: a node gives its word before it writes one, so nobody new is taken for dead.
         let mut marks = self.inner.store.marks().await?;
         marks.retain(|mark| mark.node != me);
-        if marks.is_empty() {
+        if marks.is_empty() || planted(Bug::DeadLeftAlone) {
             sights.0.clear();
             return Ok(0);
         }

@@ -24,6 +24,7 @@ use dashmap::mapref::entry::Entry;
 
 pub use crate::bus::Live;
 use crate::bus::{Bus, Note, Stands, Subject, Subscription, alone};
+use crate::planted::{Bug, planted};
 use crate::protocol::{CloseCode, ConvId, DeviceId, UserId};
 pub use large::{Effect, Follow, FollowerSeat, Lacks, News, OnMoved};
 use seat::Seat;
@@ -150,7 +151,7 @@ impl Hub {
             Note::Moved { head } => self.moved_here(user, head),
             Note::Connected { device, at_ms } => {
                 let older = |seat: &Seat| seat.is_older((at_ms, node), self.bus.node());
-                if self.with_seat(user, &device, older) == Some(true) {
+                if self.with_seat(user, &device, older) == Some(true) && !planted(Bug::OlderConnectionStays) {
                     self.close_here(user, Some(&device), CloseCode::Replaced);
                 }
             }
@@ -227,7 +228,9 @@ impl Hub {
     /// Asks the sessions of this device (none: of every device) to close with a code, on every node.
     pub fn close(&self, user: &UserId, device: Option<&DeviceId>, code: CloseCode) {
         self.close_here(user, device, code);
-        self.publish(user, &Note::Close { device: device.cloned(), code });
+        if !planted(Bug::CloseStaysHere) {
+            self.publish(user, &Note::Close { device: device.cloned(), code });
+        }
     }
 
     fn close_here(&self, user: &UserId, device: Option<&DeviceId>, code: CloseCode) {

@@ -22,6 +22,7 @@ use super::run::{Done, Session};
 use super::socket::Transport;
 use crate::engine::{Page, PageRead, Refusal, Standing};
 use crate::hub::{Live, Signal};
+use crate::planted::{Bug, planted};
 use crate::protocol::{ErrorCode, ErrorFrame, MsgId, Reset, ResetReason, ServerFrame, write_sync_frame};
 
 /// First and longest pause before a page that could not be read is tried again.
@@ -280,7 +281,7 @@ impl<S: Transport> Session<S> {
         let known = batch.partition_point(|entry| entry.seq <= position);
         let fresh = batch.get(known..).unwrap_or_default();
         let Some(last) = fresh.last() else { return Ok(()) };
-        let dense = (position + 1..).zip(fresh).all(|(seq, entry)| entry.seq == seq);
+        let dense = (position + 1..).zip(fresh).all(|(seq, entry)| entry.seq == seq) || planted(Bug::HintTrusted);
         let read_whole = fresh.len() > 1 && fresh.iter().any(|entry| entry.changes_earlier);
         if !self.feed.live || !dense || read_whole || last.seq > self.cursor.limit() {
             self.fall_behind();

@@ -19,6 +19,7 @@ use super::{End, Shared};
 use crate::auth::{Identity, Rejected};
 use crate::engine::{Caller, Refusal, Standing};
 use crate::hub::Registration;
+use crate::planted::{Bug, planted};
 use crate::protocol::{
     ClientFrame, CloseCode, ConvId, ErrorCode, ErrorFrame, Hello, MsgId, Reset, ResetReason, ServerFrame, SyncMode,
     Welcome,
@@ -84,7 +85,7 @@ pub(super) async fn greet<S: Transport>(
         Err(rejected) => return Err(refuse(shared, socket, hello.id, rejected.code())),
     };
     let caller = Caller { user: identity.user, device: hello.device_id.clone() };
-    let seat = shared.hub.register(&caller.user, &caller.device);
+    let mut seat = shared.hub.register(&caller.user, &caller.device);
     if shared.draining.is_cancelled() {
         return Err(CloseCode::Restart.into());
     }
@@ -98,6 +99,9 @@ pub(super) async fn greet<S: Transport>(
         Ok(standing) => standing,
         Err(refusal) => return Err(refused(shared, socket, hello.id, &refusal)),
     };
+    if planted(Bug::HeadBeforeSeat) {
+        seat = shared.hub.register(&caller.user, &caller.device);
+    }
     let number = shared.count.fetch_add(1, Ordering::Relaxed);
     let heads = Heads::holding(held(&hello, &shared.engine.epoch()));
     let cursor = welcome(shared, socket, &caller, hello, standing, shared.session_id(number));

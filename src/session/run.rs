@@ -25,6 +25,7 @@ use super::socket::{Ended, Socket, Transport};
 use super::{End, Shared, finish, rate};
 use crate::engine::{Answer, Followed, PageRead, Refusal, Standing};
 use crate::hub::Live;
+use crate::planted::{Bug, planted};
 use crate::presence::Ears;
 use crate::protocol::{AnswerBody, CloseCode, ConvId, ErrorCode, ErrorFrame, MsgId, ServerFrame};
 
@@ -328,7 +329,8 @@ impl<S: Transport> Session<S> {
         self.rearm = true;
         self.last_look = Instant::now();
         let seen = self.cursor.sent().max(self.presence.seat.newest());
-        let head_seq = result.map_or(seen, |standing| standing.head.max(seen));
+        let known = result.ok().filter(|_| !planted(Bug::HeartbeatWithoutHead));
+        let head_seq = known.map_or(seen, |standing| standing.head.max(seen));
         if self.is_quiet() {
             self.unanswered_pings += 1;
             self.shared().meters.pings_out.increment(1);

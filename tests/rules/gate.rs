@@ -7,13 +7,13 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use bytes::Bytes;
-use everline::protocol::ConvId;
 use everline::store::sim::Sim;
-use everline::store::{Commit, Entry, Error, Head, Mark, Outcome, Result, RowKey, Section, Span, Store, TimelineId};
+use everline::store::{Commit, Error, Mark, Outcome, Result, Store, TimelineId};
 use futures::FutureExt;
 use futures::future::{BoxFuture, pending};
 use tokio::sync::Notify;
+
+use super::between::{Way, What};
 
 /// A moment of one commit (or of one write, for [`Gate::kill_at`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -217,107 +217,59 @@ impl Gate {
         }
         pending().await
     }
-
-    async fn read<T>(&self, read: BoxFuture<'_, T>) -> T {
-        if self.is_dead() {
-            return pending().await;
-        }
-        let found = read.await;
-        self.alive(found).await
-    }
 }
 
-/// What an engine is given.
-#[derive(Debug, Clone)]
-pub struct Gated(pub Arc<Gate>);
-
-impl Store for Gated {
-    fn epoch(&self) -> String {
-        self.0.sim.epoch()
+impl Way for Gate {
+    fn sim(&self) -> &Sim {
+        &self.sim
     }
 
-    fn together(&self) -> bool {
-        self.0.sim.together()
+    fn read<'a, T: Send + 'a>(&'a self, _: What<'a>, read: BoxFuture<'a, Result<T>>) -> BoxFuture<'a, Result<T>> {
+        async move {
+            if self.is_dead() {
+                return pending().await;
+            }
+            let found = read.await;
+            self.alive(found).await
+        }
+        .boxed()
     }
 
-    fn commit(&self, commits: Vec<Commit>) -> BoxFuture<'static, Vec<Outcome>> {
-        let gate = Arc::clone(&self.0);
-        if gate.is_dead() {
+    fn commit(self: Arc<Self>, commits: Vec<Commit>) -> BoxFuture<'static, Vec<Outcome>> {
+        if self.is_dead() {
             return pending().boxed();
         }
-        let kill = gate.step();
+        let kill = self.step();
         if kill == Some(When::Before) {
-            gate.kill();
+            self.kill();
             return pending().boxed();
         }
-        // Called now, not when first polled: a store that commits together decides in the order of calls.
-        let decided = if gate.together() {
-            gate.sim.commit(commits)
+        let decided = if self.sim.together() {
+            self.sim.commit(commits)
         } else {
-            let each = commits.into_iter().map(|commit| tokio::spawn(Arc::clone(&gate).one(commit)));
+            let each = commits.into_iter().map(|commit| tokio::spawn(Arc::clone(&self).one(commit)));
             let each: Vec<_> = each.collect();
             async move { futures::future::join_all(each).await.into_iter().map(|end| end.unwrap()).collect() }.boxed()
         };
         async move {
             let outcomes = decided.await;
             if kill == Some(When::After) {
-                gate.kill();
+                self.kill();
             }
-            gate.alive(outcomes).await
+            self.alive(outcomes).await
         }
         .boxed()
     }
 
-    fn head<'a>(&'a self, timeline: &'a TimelineId) -> BoxFuture<'a, Result<Head>> {
-        self.0.read(self.0.sim.head(timeline)).boxed()
-    }
-
-    fn entries<'a>(&'a self, timeline: &'a TimelineId, span: Span) -> BoxFuture<'a, Result<Vec<Entry>>> {
-        self.0.read(self.0.sim.entries(timeline, span)).boxed()
-    }
-
-    fn row<'a>(&'a self, timeline: &'a TimelineId, key: &'a RowKey) -> BoxFuture<'a, Result<Option<Bytes>>> {
-        self.0.read(self.0.sim.row(timeline, key)).boxed()
-    }
-
-    fn rows<'a>(
-        &'a self,
-        timeline: &'a TimelineId,
-        section: Section,
-        after: Option<RowKey>,
-        up_to_n: u64,
-        limit: usize,
-    ) -> BoxFuture<'a, Result<Vec<(RowKey, Bytes)>>> {
-        self.0.read(self.0.sim.rows(timeline, section, after, up_to_n, limit)).boxed()
-    }
-
-    fn timelines<'a>(&'a self, after: Option<TimelineId>, limit: usize) -> BoxFuture<'a, Result<Vec<TimelineId>>> {
-        self.0.read(self.0.sim.timelines(after, limit)).boxed()
-    }
-
-    fn unfinished(&self) -> BoxFuture<'_, Result<Vec<ConvId>>> {
-        self.0.read(self.0.sim.unfinished()).boxed()
-    }
-
     fn put_mark(&self, mark: Mark) -> BoxFuture<'_, Result<()>> {
-        self.0.mark_write(self.0.sim.put_mark(mark)).boxed()
+        self.mark_write(self.sim.put_mark(mark)).boxed()
     }
 
     fn delete_mark(&self, mark: Mark) -> BoxFuture<'_, Result<()>> {
-        if std::mem::take(&mut self.0.plans().late_delete) {
-            self.0.plans().late_deletes.push(mark);
+        if std::mem::take(&mut self.plans().late_delete) {
+            self.plans().late_deletes.push(mark);
             return std::future::ready(Err(Error::Unavailable("on its way".into()))).boxed();
         }
-        async move { self.0.mark_write(self.0.sim.delete_mark(mark)).await }.boxed()
-    }
-
-    fn marks(&self) -> BoxFuture<'_, Result<Vec<Mark>>> {
-        self.0.read(self.0.sim.marks()).boxed()
-    }
-}
-
-impl Gate {
-    fn together(&self) -> bool {
-        self.sim.together()
+        async move { self.mark_write(self.sim.delete_mark(mark)).await }.boxed()
     }
 }

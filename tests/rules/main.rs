@@ -6,12 +6,15 @@
 //! Everything is deterministic: tokio's paused clock, one thread, a simulated store whose writes are
 //! stopped at exact moments.
 //!
-//! Not here: rule 11 (buckets: CQL only), of rule 12 the new epoch after a restore, of rule 9 the readiness of a node
-//! whose clock is behind (tests/nodes). Rule 13 is the client library's own, one scenario here.
+//! Not here: rule 11 (buckets: CQL only), of rule 12 the new epoch after a restore. Rule 13 is the client library's
+//! own, one scenario here.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs, unreachable_pub)]
 
+#[path = "../between/mod.rs"]
+mod between;
 mod crash;
 mod gate;
+mod nodes;
 mod oracle;
 mod receiving;
 mod rule_10_large;
@@ -22,6 +25,7 @@ mod rule_4_reads;
 mod rule_5_own_effect;
 mod rule_7_everything;
 mod rule_9_time;
+mod socket;
 mod world;
 
 use std::pin::Pin;
@@ -130,6 +134,15 @@ promises! {
     receiving::nothing_is_lost_between_the_last_page_and_following notices [LostWakeUp],
     receiving::an_overflow_sends_the_session_to_its_log notices [OverflowForgotten],
     receiving::an_older_answer_undoes_nothing_on_a_client notices [OlderAnswerBelieved],
+    nodes::a_hint_that_does_not_continue_is_read_from_the_log notices [HintTrusted],
+    nodes::whenever_a_message_comes_during_hello_it_is_shown_at_once notices [HeadBeforeSeat],
+    nodes::a_heartbeat_finds_what_a_silent_bus_hides notices [HeartbeatWithoutHead],
+    nodes::notes_of_another_epoch_are_not_heard notices [ForeignNoteHeard],
+    nodes::what_a_dead_node_left_is_finished_by_the_living notices [DeadLeftAlone],
+    nodes::a_node_that_cannot_say_that_it_lives_is_not_ready notices [SilentNodeReady],
+    nodes::a_node_whose_clock_is_far_behind_is_not_ready notices [ClockBehindReady],
+    nodes::a_devices_newer_connection_ends_the_older_at_another_node notices [OlderConnectionStays],
+    nodes::a_close_reaches_sessions_of_every_node notices [CloseStaysHere],
     crash::an_acked_message_survives_death_at_any_write notices [FannedTooEarly, RecoveryForgotten, NoMark],
     crash::changes_and_membership_survive_death_at_any_write notices [],
 }

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
+use everline::bus::{Exchange, Identity};
 use everline::config::{Clock, Policy};
 use everline::engine::{Answer, Caller, Engine, PageRead};
 use everline::hub::Hub;
@@ -12,7 +13,8 @@ use everline::store::TimelineId;
 use everline::store::sim::{Faults, Sim, SimOptions};
 use tokio::task::JoinHandle;
 
-use super::gate::{Gate, Gated};
+use super::between::Between;
+use super::gate::Gate;
 
 /// What a scenario comes to; `Err` says which promise was broken.
 pub type Proof = Result<(), String>;
@@ -142,9 +144,14 @@ impl World {
     }
 
     fn engine_on(&self, sim: Sim) -> Node {
+        self.engine_with(sim, |_| Hub::default())
+    }
+
+    fn engine_with(&self, sim: Sim, hub: impl FnOnce(u64) -> Hub) -> Node {
         self.incarnations.set(self.incarnations.get() + 1);
-        let (gate, hub, incarnation) = (Gate::new(sim), Arc::new(Hub::default()), self.incarnations.get());
-        let store = Arc::new(Gated(Arc::clone(&gate)));
+        let incarnation = self.incarnations.get();
+        let (gate, hub) = (Gate::new(sim), Arc::new(hub(incarnation)));
+        let store = Arc::new(Between(Arc::clone(&gate)));
         let engine = Engine::new(store, Arc::clone(&hub), self.clock.clone(), self.policy.clone(), incarnation);
         Node { engine, gate, hub, incarnation }
     }
@@ -152,6 +159,13 @@ impl World {
     /// Another node.
     pub fn node(&self) -> Node {
         self.engine_on(self.sim.handle())
+    }
+
+    /// Another node, that hears others and is heard.
+    pub fn node_on(&self, exchange: &Exchange) -> Node {
+        let epoch = everline::store::Store::epoch(&self.sim);
+        let join = |node| Hub::new(exchange.join(Identity { node, epoch: Arc::new(move || epoch.clone()) }));
+        self.engine_with(self.sim.handle(), join)
     }
 
     /// The node's process dies and another is started on the same data; it finishes what the first left.

@@ -20,12 +20,13 @@ use everline::store::{Store, TimelineId};
 use tokio::io::DuplexStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::between::Between;
 use crate::judge::{Item, Stored, Sync};
 use crate::line::{self, Frame, Frames, Gate, Line, Way};
 use crate::log::Log;
 use crate::model::{ConnId, Model, Rules};
 use crate::rough::{Hints, Rough};
-use crate::trap::{Trap, Trapped};
+use crate::trap::Trap;
 
 const SECRET: &str = "a secret of the simulation";
 /// When it begins, milliseconds since 1970.
@@ -182,7 +183,7 @@ impl House {
         let hub = Arc::new(Hub::new(self.bus(incarnation)));
         let (clock, policy) = (self.0.clock.clone(), self.policy());
         let trap = Trap::new(switches.clone());
-        let store: Arc<dyn Store> = Arc::new(Trapped(Arc::clone(&trap)));
+        let store: Arc<dyn Store> = Arc::new(Between(Arc::clone(&trap)));
         let engine = Engine::new(store, Arc::clone(&hub), clock.clone(), policy.clone(), incarnation);
         let setting = self.setting();
         let limits = SessionLimits {

@@ -15,6 +15,8 @@
 #![allow(missing_docs, unreachable_pub)]
 
 mod answers;
+#[path = "../between/mod.rs"]
+mod between;
 mod blows;
 mod device;
 mod exact;

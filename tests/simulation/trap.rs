@@ -6,13 +6,13 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use everline::protocol::ConvId;
 use everline::store::sim::Sim;
-use everline::store::{Commit, Entry, Error, Head, Mark, Outcome, Result, RowKey, Section, Span, Store, TimelineId};
+use everline::store::{Commit, Error, Mark, Outcome, Result, Store, TimelineId};
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all, pending};
 use tokio::sync::Notify;
+
+use crate::between::{Way, What};
 
 /// A moment of one write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,10 +56,6 @@ pub struct Trap {
     plans: Mutex<Plans>,
     changed: Notify,
 }
-
-/// What an engine is given.
-#[derive(Debug, Clone)]
-pub struct Trapped(pub Arc<Trap>);
 
 impl Trap {
     pub fn new(sim: Sim) -> Arc<Self> {
@@ -151,7 +147,7 @@ impl Trap {
         done
     }
 
-    async fn read<T>(&self, read: BoxFuture<'_, T>) -> T {
+    async fn read_any<T>(&self, read: BoxFuture<'_, T>) -> T {
         let found = read.await;
         if self.plans().stopped { pending().await } else { found }
     }
@@ -169,7 +165,7 @@ impl Trap {
                 released
             })
         };
-        let found = self.read(read).await;
+        let found = self.read_any(read).await;
         if let Some(released) = withheld {
             self.wait(|plans| plans.released > released).await;
         }
@@ -223,89 +219,43 @@ async fn one(sim: &Sim, commit: Commit) -> Outcome {
     sim.commit(vec![commit]).await.pop().unwrap_or(Outcome::Unknown)
 }
 
-impl Store for Trapped {
-    fn epoch(&self) -> String {
-        self.0.sim.epoch()
+impl Way for Trap {
+    fn sim(&self) -> &Sim {
+        &self.sim
     }
 
-    fn together(&self) -> bool {
-        self.0.sim.together()
-    }
-
-    fn commit(&self, commits: Vec<Commit>) -> BoxFuture<'static, Vec<Outcome>> {
-        let trap = Arc::clone(&self.0);
-        let step = trap.step();
-        if step == Some(When::Before) || trap.plans().stopped {
-            return async move { trap.stop().await }.boxed();
+    fn read<'a, T: Send + 'a>(&'a self, what: What<'a>, read: BoxFuture<'a, Result<T>>) -> BoxFuture<'a, Result<T>> {
+        match what {
+            Some((timeline, _)) => self.read_of(timeline, read).boxed(),
+            None => self.read_any(read).boxed(),
         }
-        let ails = trap.plans().ails.as_ref().map(|(of, _)| of.clone()).filter(|_| !trap.sim.together());
+    }
+
+    fn commit(self: Arc<Self>, commits: Vec<Commit>) -> BoxFuture<'static, Vec<Outcome>> {
+        let step = self.step();
+        if step == Some(When::Before) || self.plans().stopped {
+            return async move { self.stop().await }.boxed();
+        }
+        let ails = self.plans().ails.as_ref().map(|(of, _)| of.clone()).filter(|_| !self.sim.together());
         let ails = ails.is_some_and(|of| commits.iter().any(|commit| commit.timeline == of));
-        // Called now, not when first polled: a store that commits together decides in the order of calls.
-        let decided = if ails { trap.commit_ailing(commits) } else { trap.sim.commit(commits) };
-        async move { trap.end(step, decided).await }.boxed()
-    }
-
-    fn head<'a>(&'a self, timeline: &'a TimelineId) -> BoxFuture<'a, Result<Head>> {
-        self.0.read_of(timeline, self.0.sim.head(timeline)).boxed()
-    }
-
-    fn entries<'a>(&'a self, timeline: &'a TimelineId, span: Span) -> BoxFuture<'a, Result<Vec<Entry>>> {
-        self.0.read_of(timeline, self.0.sim.entries(timeline, span)).boxed()
-    }
-
-    fn row<'a>(&'a self, timeline: &'a TimelineId, key: &'a RowKey) -> BoxFuture<'a, Result<Option<Bytes>>> {
-        self.0.read_of(timeline, self.0.sim.row(timeline, key)).boxed()
-    }
-
-    fn rows<'a>(
-        &'a self,
-        timeline: &'a TimelineId,
-        section: Section,
-        after: Option<RowKey>,
-        up_to_n: u64,
-        limit: usize,
-    ) -> BoxFuture<'a, Result<Vec<(RowKey, Bytes)>>> {
-        self.0.read_of(timeline, self.0.sim.rows(timeline, section, after, up_to_n, limit)).boxed()
-    }
-
-    fn timelines<'a>(&'a self, after: Option<TimelineId>, limit: usize) -> BoxFuture<'a, Result<Vec<TimelineId>>> {
-        self.0.read(self.0.sim.timelines(after, limit)).boxed()
-    }
-
-    fn unfinished(&self) -> BoxFuture<'_, Result<Vec<ConvId>>> {
-        self.0.read(self.0.sim.unfinished()).boxed()
+        let decided = if ails { self.commit_ailing(commits) } else { self.sim.commit(commits) };
+        async move { self.end(step, decided).await }.boxed()
     }
 
     fn put_mark(&self, mark: Mark) -> BoxFuture<'_, Result<()>> {
-        self.0.write(|| self.0.sim.put_mark(mark)).boxed()
+        self.write(|| self.sim.put_mark(mark)).boxed()
     }
 
     fn delete_mark(&self, mark: Mark) -> BoxFuture<'_, Result<()>> {
-        let late = self.0.plans().late_deletion.take();
+        let late = self.plans().late_deletion.take();
         let Some(by) = late else {
-            return self.0.write(|| self.0.sim.delete_mark(mark)).boxed();
+            return self.write(|| self.sim.delete_mark(mark)).boxed();
         };
-        let sim = self.0.sim.clone();
+        let sim = self.sim.clone();
         tokio::spawn(async move {
             tokio::time::sleep(by).await;
             drop(sim.delete_mark(mark).await);
         });
         std::future::ready(Err(Error::Unavailable("simulated: on its way".to_owned()))).boxed()
-    }
-
-    fn marks(&self) -> BoxFuture<'_, Result<Vec<Mark>>> {
-        self.0.read(self.0.sim.marks()).boxed()
-    }
-
-    fn begin_at(&self, timeline: TimelineId, head: Head) -> BoxFuture<'_, Result<Outcome>> {
-        self.0.read(self.0.sim.begin_at(timeline, head)).boxed()
-    }
-
-    fn renew_node(&self, node: u64, ttl: Duration) -> BoxFuture<'_, Result<()>> {
-        self.0.read(self.0.sim.renew_node(node, ttl)).boxed()
-    }
-
-    fn nodes(&self) -> BoxFuture<'_, Result<Vec<u64>>> {
-        self.0.read(self.0.sim.nodes()).boxed()
     }
 }
