@@ -126,9 +126,20 @@ const VIRTUAL: Duration = Duration::from_secs(24 * 60 * 60);
 /// Failed seeds after which no more are tried.
 const FAILURES: usize = 8;
 
-/// Bugs that stories show too rarely to be demanded of a short run. `tests/rules` has a scenario for every one.
+/// Bugs that are not demanded of the stories; `tests/rules` has a scenario for every one.
 #[cfg(planted_bugs)]
-const BLIND: [&str; 2] = ["MarkForgetsOpen", "OverflowForgotten"];
+const BLIND: [&str; 7] = [
+    // Shown too rarely for a short run.
+    "MarkForgetsOpen",
+    // At its end a story names the dead itself; nobody asks whether a node is ready; all data is of one epoch;
+    // no device is at two nodes at once, and none is revoked.
+    "DeadLeftAlone",
+    "SilentNodeReady",
+    "ClockBehindReady",
+    "ForeignNoteHeard",
+    "OlderConnectionStays",
+    "CloseStaysHere",
+];
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
