@@ -337,6 +337,16 @@ fn a_reset_marks_once_where_the_hole_begins() {
 }
 
 #[test]
+fn a_row_that_came_before_its_entries_holds_none_of_them() {
+    let mut state = fresh();
+    apply_conversations(&mut state, &[serde_json::from_str(&row(4, 4).to_string()).unwrap()], 0);
+    take(&mut state, entry(1));
+    let too_old = ResetReason::TooOld;
+    reset(&mut state, &Reset { id: None, reason: too_old, epoch: "e1".into(), head_seq: 20, floor_seq: 5 });
+    assert_eq!((held(&state).stale.gap, held(&state).stale.changes), (Some(1), Some(1)));
+}
+
+#[test]
 fn a_state_survives_being_written_down() {
     let mut state = holding(3);
     take(&mut state, edit(4, 1));

@@ -74,6 +74,11 @@ impl Feed {
         }
     }
 
+    /// The newest head heard of.
+    pub(super) fn known_head(&self) -> u64 {
+        self.known_head
+    }
+
     /// When a page is to be tried again.
     pub(super) fn retry_at(&self) -> Option<Instant> {
         self.retry_at

@@ -328,7 +328,8 @@ impl<S: Transport> Session<S> {
         self.pinging = false;
         self.rearm = true;
         self.last_look = Instant::now();
-        let seen = self.cursor.sent().max(self.presence.seat.newest());
+        // A device that has asked from further back is not told of less than it was before.
+        let seen = self.cursor.sent().max(self.presence.seat.newest()).max(self.feed.known_head());
         let known = result.ok().filter(|_| !planted(Bug::HeartbeatWithoutHead));
         let head_seq = known.map_or(seen, |standing| standing.head.max(seen));
         if self.is_quiet() {

@@ -383,10 +383,11 @@ impl Life {
                 let mut held = self.held();
                 held.live |= frame.live;
                 let cursor = held.cursor.as_mut()?;
-                if frame.from_seq != cursor.seq {
+                // A second `sync` under way is answered from further back than the first has led.
+                if frame.from_seq > cursor.seq {
                     return None;
                 }
-                cursor.seq = frame.to_seq;
+                cursor.seq = cursor.seq.max(frame.to_seq);
                 drop(held);
                 self.ack(false)
             }

@@ -15,6 +15,8 @@ pub struct Given {
     conn: ConnId,
     user: UserId,
     conv: ConvId,
+    /// Told before.
+    before: Option<u64>,
     from: u64,
     head: u64,
     seqs: Vec<u64>,
@@ -40,11 +42,8 @@ impl Model {
                 self.blame(format!("{name}: entries of {conv} that continue nothing"));
                 continue;
             };
-            // One who came back goes on from where his own timeline says so.
-            let continues = before.is_none_or(|before| from == before) || from == self.told_by_sync(&user, &conv);
-            hold!(self, continues, "{name}: {conv} from {from}, told was {before:?}");
             let seqs = self.given(conn, &name, &conv, &entries);
-            self.given.push(Given { conn, user: user.clone(), conv, from, head, seqs });
+            self.given.push(Given { conn, user: user.clone(), conv, before, from, head, seqs });
         }
     }
 
@@ -76,10 +75,16 @@ impl Model {
                 !matches!(log.at(*seq), Some(Event::Member { .. })) && log.covered(&given.user, *seq)
             };
             let should: Vec<u64> = (given.from + 1..=given.head).filter(his).collect();
-            if should != given.seqs {
-                let Given { conn, user, conv, from, head, seqs } = given;
-                wrong
-                    .push(format!("conn {conn} ({user}): {conv} ({from}, {head}] gave {seqs:?}, should be {should:?}"));
+            // One who came back goes on from there; so does who is there at the crossing.
+            let begins = |from: u64| {
+                let stays = log.stays.get(&given.user);
+                log.large_at == Some(from) || stays.is_some_and(|stays| stays.iter().any(|stay| stay.0 == from))
+            };
+            let continues = given.before.is_none_or(|before| given.from == before) || begins(given.from);
+            if should != given.seqs || !continues {
+                let Given { conn, user, conv, before, from, head, seqs } = given;
+                let text = format!("conn {conn} ({user}), told {before:?} of {conv}");
+                wrong.push(format!("{text}: ({from}, {head}] gave {seqs:?}, should be {should:?}"));
             }
         }
     }

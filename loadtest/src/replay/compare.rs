@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn whatever_is_broken_is_found() -> Result<()> {
         let (ann, ben) = (UserId::parse("ann")?, UserId::parse("ben")?);
-        let mut oracle = Oracle::new(ConvId::parse("g:1")?, "t".into(), false, ann);
+        let mut oracle = Oracle::new(ConvId::parse("g:1")?, "t".into(), false, ann, 500);
         oracle.joined(&ben, 2)?;
         for seq in 3..8 {
             oracle.sent(seq, said(seq)?)?;

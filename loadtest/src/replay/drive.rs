@@ -53,8 +53,18 @@ struct Outcome {
 
 type Flight = BoxFuture<'static, Result<(usize, Said, u64)>>;
 
+/// The same for all files.
+#[derive(Clone, Copy)]
+pub(crate) struct Style {
+    /// Messages under way at a time.
+    pub(crate) pipeline: usize,
+    /// Members above which a group is large.
+    pub(crate) limit: usize,
+}
+
 /// Runs a plan to its end.
-pub(crate) async fn drive(town: Arc<Town>, log: Log, plan: Plan, number: usize, pipeline: usize) -> Result<Oracle> {
+pub(crate) async fn drive(town: Arc<Town>, log: Log, plan: Plan, number: usize, style: Style) -> Result<Oracle> {
+    let Style { pipeline, limit } = style;
     let Plan { name, owner, full, steps } = plan;
     let history = if full { HistoryMode::Full } else { HistoryMode::SinceJoin };
     let request = Request::Create {
@@ -68,7 +78,7 @@ pub(crate) async fn drive(town: Arc<Town>, log: Log, plan: Plan, number: usize, 
     let Ok(AnswerBody::Ok { conv_id: Some(conv_id), .. }) = created.result else {
         bail!("{name}: create was refused or answered without conv_id");
     };
-    let oracle = Oracle::new(conv_id, name, full, owner.clone());
+    let oracle = Oracle::new(conv_id, name, full, owner.clone(), limit);
     let mut drive = Drive { town, log, number, pipeline, oracle, owner, seqs: Vec::new(), turn: 0 };
     drive.run(steps).await.with_context(|| format!("file {}", drive.oracle.title))?;
     Ok(drive.oracle)

@@ -70,6 +70,9 @@ pub(crate) struct Args {
     /// Entries a sync timeline keeps; fewer make resets in short runs.
     #[arg(long, default_value_t = 1000)]
     pub(crate) sync_max_entries: usize,
+    /// Members above which a group is a large conversation.
+    #[arg(long, default_value_t = 500)]
+    large_conversation_members: usize,
     /// Files replayed at a time; 0: all.
     #[arg(long, default_value_t = 0)]
     parallel: usize,
@@ -87,7 +90,12 @@ pub(crate) struct Args {
 impl Args {
     /// Flags the server needs for it.
     pub(crate) fn server_flags(&self) -> Vec<String> {
-        vec!["--sync-max-entries".into(), self.sync_max_entries.to_string()]
+        vec![
+            "--sync-max-entries".into(),
+            self.sync_max_entries.to_string(),
+            "--large-conversation-members".into(),
+            self.large_conversation_members.to_string(),
+        ]
     }
 }
 
@@ -102,6 +110,7 @@ pub(crate) async fn run(args: &Args, target: &mut Target, seed: u64) -> Result<R
     report.setting("kills", args.kills);
     report.setting("sync_max_entries", args.sync_max_entries);
     report.setting("pipeline", args.pipeline);
+    report.setting("large_conversation_members", args.large_conversation_members);
     report.count("files", u64::try_from(logs.len())?);
     report.count("messages", u64::try_from(messages)?);
     report.count("users", u64::try_from(people.len())?);
@@ -134,10 +143,11 @@ fn start(args: &Args, town: &Arc<Town>, files: impl Iterator<Item = (Log, Plan)>
     let slots = Arc::new(Semaphore::new(at_once));
     let mut drives = JoinSet::new();
     for (number, (log, plan)) in files.enumerate() {
-        let (town, slots, pipeline) = (Arc::clone(town), Arc::clone(&slots), args.pipeline.max(1));
+        let (town, slots) = (Arc::clone(town), Arc::clone(&slots));
+        let style = drive::Style { pipeline: args.pipeline.max(1), limit: args.large_conversation_members };
         drives.spawn(async move {
             let _slot = slots.acquire_owned().await?;
-            drive::drive(town, log, plan, number, pipeline).await
+            drive::drive(town, log, plan, number, style).await
         });
     }
     drives

@@ -25,12 +25,17 @@ pub(crate) struct Oracle {
     members: BTreeMap<UserId, Member>,
     /// Entries that may stand in the log beside those known.
     spare: u64,
+    /// With more members it is large.
+    limit: usize,
+    /// Where it became so.
+    large_at: Option<u64>,
 }
 
 /// One entry of the log.
 #[derive(Clone, Debug)]
 enum Act {
     Created,
+    Large,
     Member,
     Message(Said),
     Recall { target: u64 },
@@ -108,14 +113,14 @@ impl Act {
     fn target(&self) -> Option<u64> {
         match self {
             Self::Recall { target } | Self::Edit { target, .. } | Self::Reaction { target, .. } => Some(*target),
-            Self::Created | Self::Member | Self::Message(_) => None,
+            Self::Created | Self::Large | Self::Member | Self::Message(_) => None,
         }
     }
 }
 
 impl Oracle {
-    /// `create` was answered.
-    pub(crate) fn new(conv_id: ConvId, title: String, full: bool, owner: UserId) -> Self {
+    /// `create` was answered. With more than `limit` members the conversation is large.
+    pub(crate) fn new(conv_id: ConvId, title: String, full: bool, owner: UserId, limit: usize) -> Self {
         let stays = vec![Stay { join: 1, leave: None }];
         let member = Member { stays, role: Some(Role::Owner), read: 1, ..Member::default() };
         Self {
@@ -126,6 +131,8 @@ impl Oracle {
             changes: BTreeMap::new(),
             members: BTreeMap::from([(owner, member)]),
             spare: 0,
+            limit,
+            large_at: None,
         }
     }
 
@@ -157,8 +164,17 @@ impl Oracle {
         self.append(conv_seq, Act::Reaction { target, user, key, add }).context(what)
     }
 
-    pub(crate) fn joined(&mut self, user: &UserId, conv_seq: u64) -> Result<()> {
+    /// An invitation of one was answered with this number.
+    pub(crate) fn joined(&mut self, user: &UserId, answered: u64) -> Result<()> {
+        let present = self.members.values().filter(|member| member.role.is_some()).count();
+        // Right behind the entry that exceeds the limit comes the one that says so, and is answered.
+        let crosses = self.large_at.is_none() && present + 1 > self.limit;
+        let conv_seq = answered - u64::from(crosses);
         self.append(conv_seq, Act::Member).with_context(|| format!("joining of {user}"))?;
+        if crosses {
+            self.append(answered, Act::Large)?;
+            self.large_at = Some(answered);
+        }
         let member = self.members.entry(user.clone()).or_default();
         member.stays.push(Stay { join: conv_seq, leave: None });
         member.role = Some(Role::Member);
@@ -257,13 +273,17 @@ impl Oracle {
             }
         }
         let floor = member.read.max(member.cleared);
-        let unread = |facets: fn(&Shown) -> &Facets| {
-            let above = messages.range(floor + 1..).map(|(_, shown)| shown);
-            let unread = above.filter(|shown| shown.said.sender != *user && !facets(shown).recalled);
+        let large_at = self.large_at.unwrap_or(u64::MAX);
+        let unread = |counts: &dyn Fn(u64, &Shown) -> bool| {
+            let above = messages.range(floor + 1..);
+            let unread = above.filter(|(seq, shown)| shown.said.sender != *user && counts(**seq, shown));
             u64::try_from(unread.count()).unwrap_or(u64::MAX)
         };
+        let least = unread(&|_, shown| !shown.now.recalled);
+        // Of a large conversation a recalled one may count until it is read.
+        let most = unread(&|seq, shown| seq > large_at || !shown.at_leave.as_ref().unwrap_or(&shown.now).recalled);
         Some(Expected {
-            unread: unread(|shown| &shown.now)..=unread(|shown| shown.at_leave.as_ref().unwrap_or(&shown.now)),
+            unread: least..=most,
             synced: synced.into_iter().filter(|seq| messages.contains_key(seq)).collect(),
             messages,
             hidden: member.hidden.iter().copied().filter(|seq| *seq > member.cleared).collect(),
@@ -283,9 +303,12 @@ impl Oracle {
         }
     }
 
-    /// Every message a user's sync timeline was given, hidden ones included, in order.
+    /// Every message a user's sync timeline was given, hidden ones included, in order: of a large conversation
+    /// those from before it was.
     pub(crate) fn stream(&self, user: &UserId) -> BTreeSet<u64> {
-        self.members.get(user).map(|member| self.synced(member)).unwrap_or_default()
+        let mut seqs = self.members.get(user).map(|member| self.synced(member)).unwrap_or_default();
+        seqs.retain(|seq| self.large_at.is_none_or(|at| *seq < at));
+        seqs
     }
 
     fn synced(&self, member: &Member) -> BTreeSet<u64> {
@@ -316,7 +339,7 @@ impl Oracle {
                     facets.edited = true;
                 }
                 Act::Reaction { user, key, add, .. } => facets.react(user, key, *add),
-                Act::Created | Act::Member | Act::Message(_) => {}
+                Act::Created | Act::Large | Act::Member | Act::Message(_) => {}
             }
         }
         facets

@@ -161,6 +161,7 @@ pub fn apply_members(state: &mut State, conv_id: &ConvId, members: &[MemberInfo]
 
 impl ConversationState {
     fn take_row(&mut self, row: &ConversationSummary, asked_at: u64) {
+        self.known.row = self.known.row.max(row.head_seq);
         if row.head_seq >= self.known.title {
             self.known.title = row.head_seq;
             self.title.clone_from(&row.title);
@@ -250,6 +251,10 @@ impl ConversationState {
         }
         if !has_changes {
             self.reconciled_seq = self.reconciled_seq.max(Some(self.held_to));
+        }
+        if has_changes && self.position().is_some_and(|held| self.known.row < held) {
+            // Neither messages nor changes tell a new title.
+            self.stale.row.get_or_insert(0);
         }
         let seen = std::mem::take(&mut self.stale.heads_seen);
         if self.position().is_some_and(|held| held < seen) {

@@ -80,6 +80,9 @@ pub fn apply_heads(state: &mut State, item: &HeadsItem) -> bool {
                 apply_event(state, event, None);
             }
             if let Some(conversation) = state.conversations.get_mut(&item.conv_id) {
+                if conversation.known.row >= from {
+                    conversation.known.row = conversation.known.row.max(item.head_seq);
+                }
                 conversation.held_to = item.head_seq;
                 conversation.complete_from.get_or_insert(held.saturating_add(1));
                 conversation.reconciled_seq = Some(item.head_seq);
@@ -148,7 +151,11 @@ impl ConversationState {
     /// The sync timeline has come to this `conv_seq`. Changes say nothing about the messages before
     /// them: at a return, those made in between come first, of messages seen before.
     fn follow(&mut self, conv_seq: u64, is_change: bool, loading: Loading) {
-        self.complete_from.get_or_insert(conv_seq);
+        if self.complete_from.is_none() {
+            // A row may have told a head: nothing up to there is held for that.
+            (self.complete_from, self.held_to, self.reconciled_seq) = (Some(conv_seq), 0, None);
+        }
+        self.known.row = self.known.row.max(conv_seq);
         if !is_change {
             self.held_to = self.held_to.max(conv_seq);
         }

@@ -220,6 +220,8 @@ pub struct Known {
     pub membership: u64,
     /// Sync `seq`: settings.
     pub settings: u64,
+    /// `conv_seq`: the row, or what entries have told of it since; of use in large conversations.
+    pub row: u64,
     /// Older pages were asked for once, or never need to be.
     pub preloaded: bool,
 }

@@ -111,6 +111,7 @@ export function applyMembers(state: State, convId: string, members: MemberInfo[]
 }
 
 function takeRow(held: Conversation, row: ConversationSummary, askedAt: number): void {
+  held.known.row = Math.max(held.known.row, row.head_seq);
   if (row.head_seq >= held.known.title) {
     held.known.title = row.head_seq;
     held.title = row.title ?? undefined;
@@ -178,5 +179,7 @@ function finishLog(held: Conversation, hasChanges: boolean): void {
   const seen = held.stale.headsSeen;
   held.stale.headsSeen = 0;
   const position = positionOf(held);
+  // Neither messages nor changes tell a new title.
+  if (hasChanges && position !== undefined && held.known.row < position) held.stale.row ??= 0;
   if (position !== undefined && position < seen) markLog(held, hasChanges, 0);
 }

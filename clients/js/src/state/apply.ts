@@ -67,6 +67,9 @@ export function applyHeads(state: State, item: HeadsItem): boolean {
       applyEvent(state, event, undefined);
     }
   }
+  if (conversation.known.row >= item.from_seq) {
+    conversation.known.row = Math.max(conversation.known.row, item.head_seq);
+  }
   conversation.heldTo = item.head_seq;
   conversation.completeFrom ??= held + 1;
   conversation.reconciledSeq = item.head_seq;
@@ -126,7 +129,13 @@ export function notify(state: State, convSeq: number | undefined, topic: string,
 /** The sync timeline has come to this conv_seq. Changes say nothing about the messages before them: at a
  *  return, those made in between come first, of messages seen before. */
 function follow(held: Conversation, convSeq: number, isChange: boolean, loading: Loading): void {
-  held.completeFrom ??= convSeq;
+  if (held.completeFrom === undefined) {
+    // A row may have told a head: nothing up to there is held for that.
+    held.completeFrom = convSeq;
+    held.heldTo = 0;
+    held.reconciledSeq = undefined;
+  }
+  held.known.row = Math.max(held.known.row, convSeq);
   if (!isChange) held.heldTo = Math.max(held.heldTo, convSeq);
   if (held.reconciledSeq === undefined) held.reconciledSeq = convSeq;
   else if (loading !== "reset" && held.stale.changes === undefined) {

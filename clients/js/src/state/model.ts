@@ -86,8 +86,9 @@ export interface ConversationRecord {
   stale: Stale;
   /** The part of the server's unread number that is about messages not held, and as of which conv_seq. */
   unheld: { count: number; asOf: number };
-  /** Which state each piece is known as of: conv_seq, but the sync seq for settings. */
-  known: { title: number; attributes: number; membership: number; settings: number; preloaded: boolean };
+  /** Which state each piece is known as of: conv_seq, but the sync seq for settings. `row`: the row, or what
+   *  entries have told of it since; of use in large conversations. */
+  known: { title: number; attributes: number; membership: number; settings: number; row: number; preloaded: boolean };
 }
 
 /** One conversation. */
@@ -174,7 +175,7 @@ function newConversation(): Conversation {
       headsSeen: 0, generation: 0,
     },
     unheld: { count: 0, asOf: 0 },
-    known: { title: 0, attributes: 0, membership: 0, settings: 0, preloaded: false },
+    known: { title: 0, attributes: 0, membership: 0, settings: 0, row: 0, preloaded: false },
     messages: new Map(), touched: new Set(),
   };
 }

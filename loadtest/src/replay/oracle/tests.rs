@@ -19,7 +19,7 @@ fn said(sender: &str, number: u64) -> Result<Said> {
 
 /// ann makes it (1), 2 from ann, ben joins (3), 4 and 5 from ann, 6 from ben, recall of 4 (7).
 fn group(full: bool) -> Result<Oracle> {
-    let mut oracle = Oracle::new(ConvId::parse("g:1")?, "t".into(), full, user("ann")?);
+    let mut oracle = Oracle::new(ConvId::parse("g:1")?, "t".into(), full, user("ann")?, 500);
     oracle.sent(2, said("ann", 2)?)?;
     oracle.joined(&user("ben")?, 3)?;
     oracle.sent(4, said("ann", 4)?)?;
@@ -103,5 +103,22 @@ fn the_last_edit_and_reaction_hold_until_a_recall() -> Result<()> {
     oracle.recalled(5, 12)?;
     let now = expected(&oracle, "ann")?.messages.get(&5).map(|shown| shown.now.clone());
     assert_eq!(now, Some(Facets { recalled: true, ..Facets::default() }));
+    Ok(())
+}
+
+#[test]
+fn of_a_large_group_the_sync_timeline_has_what_was_before() -> Result<()> {
+    let mut oracle = Oracle::new(ConvId::parse("g:1")?, "t".into(), false, user("ann")?, 1);
+    oracle.sent(2, said("ann", 2)?)?;
+    // ben joins (3), which makes it large (4).
+    oracle.joined(&user("ben")?, 4)?;
+    oracle.sent(5, said("ann", 5)?)?;
+    oracle.sent(6, said("ann", 6)?)?;
+    oracle.recalled(5, 7)?;
+    oracle.check_dense()?;
+    assert_eq!(oracle.stream(&user("ann")?), [2].into());
+    let ben = expected(&oracle, "ben")?;
+    assert_eq!((ben.read, ben.stay.join, ben.unread), (3, 3, 1..=2));
+    assert_eq!(ben.messages.keys().copied().collect::<Vec<_>>(), [5, 6]);
     Ok(())
 }
