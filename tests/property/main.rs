@@ -226,10 +226,32 @@ fn the_same_seed_is_the_same_history() {
 #[cfg(planted_bugs)]
 #[test]
 fn every_planted_bug_is_found() {
-    // Not seen by these histories: how fast others go on; what the client library and the sessions do; and
-    // a mark that takes three nodes and a moment to miss. `tests/rules` has a scenario for each.
-    const BLIND: [&str; 5] =
-        ["OneHoldsUpAll", "MarkForgetsOpen", "OlderAnswerBelieved", "LostWakeUp", "OverflowForgotten"];
+    // Not seen by these histories: how fast others go on; what the client library and the sessions do; large
+    // conversations; the bus and who says that he lives; and a mark that takes three nodes and a moment to miss.
+    // `tests/rules` has a scenario for each.
+    const BLIND: [&str; 21] = [
+        "OneHoldsUpAll",
+        "MarkForgetsOpen",
+        "OlderAnswerBelieved",
+        "LostWakeUp",
+        "OverflowForgotten",
+        "CrossingToldByLog",
+        "MentionForgotten",
+        "StayEndUnnoticed",
+        "SilenceBelieved",
+        "OwnCountAsUnread",
+        "RecallDropsCounts",
+        "RecalledTextTold",
+        "HintTrusted",
+        "HeadBeforeSeat",
+        "HeartbeatWithoutHead",
+        "ForeignNoteHeard",
+        "DeadLeftAlone",
+        "SilentNodeReady",
+        "ClockBehindReady",
+        "OlderConnectionStays",
+        "CloseStaysHere",
+    ];
     let seeds = number("EVERLINE_SEEDS").unwrap_or(2000);
     let hunt = hunt::Hunt { blind: &BLIND, seeds, patience: Duration::MAX };
     hunt.run(|seed| {
