@@ -184,7 +184,11 @@ async function checkUnread(world: World, user: string, view: Record<string, View
     const shown = view[row.conv_id];
     assert.ok(shown, `${row.conv_id} is missing`);
     assert.equal(shown.title, row.title ?? undefined, `title of ${row.conv_id}`);
-    if (!shown.left) assert.equal(shown.unread, row.unread, `unread of ${row.conv_id}`);
+    if (shown.left) continue;
+    // Of a large conversation the server may count recalled ones until they are read.
+    const recalled = row.large ? (shown.messages as View[]).filter((message) => message.recalled).length : 0;
+    const [least, most] = [Number(shown.unread), Number(shown.unread) + recalled];
+    assert.ok(least <= row.unread && row.unread <= most, `unread of ${row.conv_id}: ${row.unread}, shown ${least}`);
   }
 }
 
