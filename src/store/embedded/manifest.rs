@@ -7,10 +7,13 @@
 //! The engine writes the checksum and never looks at it: a damaged list hides tables, or makes older values the
 //! newer ones. A list is synced before `current` names it, so a crash leaves nothing that this refuses.
 //!
+//! Of each table the engine reads a directory at its end, and makes room for as many entries as it says before it
+//! compares its checksum: one that says more than the file can hold is refused here.
+//!
 //! Must write nothing. How it can hurt: an engine of another layout; its version is pinned.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use xxhash_rust::xxh3::xxh3_128;
@@ -40,8 +43,46 @@ pub(super) fn damage(dir: &Path) -> io::Result<Option<String>> {
             }
             Some(_) => {}
         }
+        let tables = match fs::read_dir(dir.join(name("tables"))) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        for table in tables {
+            let table = table?;
+            if let Some(at) = impossible_directory(&table.path())? {
+                let file = name(&format!("tables/{}", table.file_name().to_string_lossy()));
+                return Ok(Some(format!("{file} at byte {at} tells of more parts than it can hold")));
+            }
+        }
     }
     Ok(None)
+}
+
+/// Where a table's directory begins, if it says that it has more entries than bytes. A table that a crash has left
+/// unfinished has none, or zeros there: such a one is the engine's to judge.
+fn impossible_directory(path: &Path) -> io::Result<Option<u64>> {
+    // Magic 4, version 1, kind of checksum 1, checksum 16, place of the directory 8, its length 8.
+    const TRAILER: usize = 38;
+    const PLACE: usize = 22;
+    const MAGIC: u64 = 4;
+    // An entry: place 8, length 8, length of its name 2.
+    const ENTRY: u64 = 18;
+    let mut file = fs::File::open(path)?;
+    let length = file.metadata()?.len();
+    let Some(trailer_at) = length.checked_sub(TRAILER as u64) else { return Ok(None) };
+    let mut trailer = [0; TRAILER];
+    file.seek(SeekFrom::Start(trailer_at))?;
+    file.read_exact(&mut trailer)?;
+    let Some(place) = trailer.get(PLACE..).and_then(|rest| rest.first_chunk()) else { return Ok(None) };
+    let at = u64::from_le_bytes(*place);
+    if at.checked_add(MAGIC + 4).is_none_or(|end| end > length) {
+        return Ok(None);
+    }
+    let mut count = [0; 4];
+    file.seek(SeekFrom::Start(at + MAGIC))?;
+    file.read_exact(&mut count)?;
+    Ok((u64::from(u32::from_le_bytes(count)) > length / ENTRY).then_some(at))
 }
 
 /// A file's contents, if there is one.
@@ -77,6 +118,20 @@ mod tests {
         assert!(damage(dir.path()).unwrap().unwrap().contains("keyspaces/3/v7 is missing"));
         fs::write(keyspace.join("v7"), list).unwrap();
         assert_eq!(damage(dir.path()).unwrap(), None);
+        let tables = keyspace.join("tables");
+        fs::create_dir_all(&tables).unwrap();
+        let table = |count: u32| {
+            let directory = [&b"data"[..], b"TOC!", &count.to_le_bytes(), &[0; 40]].concat();
+            let trailer = [&b"SFA!\x01\x00"[..], &[0; 16], &4_u64.to_le_bytes(), &48_u64.to_le_bytes()].concat();
+            [directory, trailer].concat()
+        };
+        for whole in [table(2), vec![0; 100], vec![0; 3], Vec::new()] {
+            fs::write(tables.join("1"), whole).unwrap();
+            assert_eq!(damage(dir.path()).unwrap(), None);
+        }
+        fs::write(tables.join("1"), table(u32::MAX)).unwrap();
+        assert!(damage(dir.path()).unwrap().unwrap().starts_with("keyspaces/3/tables/1 at byte 4"));
+        fs::write(tables.join("1"), table(2)).unwrap();
         fs::write(keyspace.join("v7"), b"a list of tablet").unwrap();
         assert!(damage(dir.path()).unwrap().unwrap().starts_with("keyspaces/3/v7 at byte 0"));
         fs::write(keyspace.join(CURRENT), &current[..20]).unwrap();
