@@ -134,7 +134,12 @@ pub async fn read_row(store: &dyn Store, timeline: &TimelineId, conv: &ConvId) -
     UserRow::load(&value).ok_or_else(damaged).map(Some)
 }
 
-/// What a user deleted in a conversation, from the store.
+/// What a user deleted in a conversation, from the store; `row` says whether there is anything to read.
+pub async fn hidden_of(store: &dyn Store, timeline: &TimelineId, conv: &ConvId, row: &UserRow) -> Result<Ranges> {
+    if row.has_hidden { read_hidden(store, timeline, conv).await } else { Ok(Ranges::default()) }
+}
+
+/// What a user deleted in a conversation, whatever his row says.
 pub async fn read_hidden(store: &dyn Store, timeline: &TimelineId, conv: &ConvId) -> Result<Ranges> {
     let Some(value) = store.row(timeline, &rows::hidden_key(conv)).await? else { return Ok(Ranges::default()) };
     Ranges::load(&value).ok_or_else(|| Error::Damaged(format!("deleted ranges of {conv} in {timeline:?}")))

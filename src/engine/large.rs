@@ -11,7 +11,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::{Engine, Inner, Refusal, unavailable};
 use crate::conversation::entry::{Appended, Kind};
-use crate::conversation::inbox::{large_of, read_hidden, read_row};
+use crate::conversation::inbox::{hidden_of, large_of, read_row};
 use crate::conversation::view::View;
 use crate::fanout::read_log;
 use crate::hub::{Effect, Follow, FollowerSeat, Hub, News};
@@ -104,10 +104,7 @@ impl Inner {
     async fn newest_gone(&self, user: &UserId, conv: &ConvId) -> store::Result<u64> {
         let timeline = TimelineId::User(user.clone());
         let Some(row) = read_row(&*self.store, &timeline, conv).await? else { return Ok(0) };
-        if !row.has_hidden {
-            return Ok(row.cleared_up_to);
-        }
-        let hidden = read_hidden(&*self.store, &timeline, conv).await?;
+        let hidden = hidden_of(&*self.store, &timeline, conv, &row).await?;
         Ok(row.cleared_up_to.max(hidden.last().unwrap_or_default()))
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::{Inner, Refusal, Standing, unavailable};
 use crate::conversation::entry::{self, Header, Kind};
-use crate::conversation::inbox::{read_hidden, read_row};
+use crate::conversation::inbox::{hidden_of, read_row};
 use crate::conversation::pointer::{Own, Pointer};
 use crate::conversation::ranges::Ranges;
 use crate::conversation::rows::Target;
@@ -194,7 +194,7 @@ impl Inner {
         let missing = || Error::Damaged(format!("{id} is pointed to by {timeline:?} and not there"));
         let view = View::load(&*self.store, id, user).await?.ok_or_else(missing)?;
         let row = read_row(&*self.store, timeline, id).await?.unwrap_or_default();
-        let hidden = if row.has_hidden { read_hidden(&*self.store, timeline, id).await? } else { Ranges::default() };
+        let hidden = hidden_of(&*self.store, timeline, id, &row).await?;
         let entries = read_entries(&*self.store, &view.timeline, seqs).await?;
         let (low, high) = (seqs.iter().min().copied().unwrap_or(1), seqs.iter().max().copied().unwrap_or(0));
         let mut targets: HashMap<u64, Target> = view.targets(&*self.store, low - 1, high).await?.into_iter().collect();

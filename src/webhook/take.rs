@@ -17,7 +17,7 @@ use super::dropped;
 use super::event::{Event, What};
 use super::queue::Queue;
 use crate::conversation::entry::{Appended, Kind};
-use crate::conversation::inbox::{read_hidden, read_row};
+use crate::conversation::inbox::{hidden_of, read_row};
 use crate::conversation::user_row::UserRow;
 use crate::conversation::view::View;
 use crate::engine::{Fresh, Tap};
@@ -177,7 +177,7 @@ impl Room {
     /// What a user has not seen of a large conversation, as its log stands now.
     async fn unread_of_large(&self, id: &ConvId, user: &UserId, row: &UserRow) -> Result<u64, Error> {
         let Some(view) = View::load(&*self.store, id, user).await? else { return Ok(row.unread) };
-        let hidden = read_hidden(&*self.store, &TimelineId::User(user.clone()), id).await?;
+        let hidden = hidden_of(&*self.store, &TimelineId::User(user.clone()), id, row).await?;
         view.unread(&*self.store, row, &hidden).await
     }
 

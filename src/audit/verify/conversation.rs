@@ -8,7 +8,7 @@ use super::index::{self, Indexed};
 use super::person::Person;
 use super::{Audit, Density, last_key};
 use crate::conversation::entry::{Header, Kind};
-use crate::conversation::inbox::{read_hidden, read_row};
+use crate::conversation::inbox::{hidden_of, read_row};
 use crate::conversation::member::Member;
 use crate::conversation::ranges::Ranges;
 use crate::conversation::rows::{self, Info};
@@ -89,8 +89,8 @@ async fn load_people(
         }
         let row = read_row(audit.store, &inbox, id).await?;
         let hidden = match &row {
-            Some(row) if row.has_hidden => read_hidden(audit.store, &inbox, id).await?,
-            _ => Ranges::default(),
+            Some(row) => hidden_of(audit.store, &inbox, id, row).await?,
+            None => Ranges::default(),
         };
         people.push(Person::new(user.clone(), member.clone(), mode, row, hidden, complete_to));
     }

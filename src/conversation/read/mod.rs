@@ -9,7 +9,7 @@ pub mod whole;
 
 use super::Refusal;
 use super::decide::NotDecided;
-use super::inbox::{read_hidden, read_row};
+use super::inbox::{hidden_of, read_row};
 use super::ranges::Ranges;
 use super::user_row::UserRow;
 use super::view::View;
@@ -59,10 +59,7 @@ impl Reader<'_> {
     async fn seen(&self, conv: &ConvId) -> Result<Option<Seen>> {
         let Some(view) = View::load(self.store, conv, self.user).await? else { return Ok(None) };
         let row = read_row(self.store, &self.timeline(), conv).await?.unwrap_or_default();
-        let hidden = match row.has_hidden {
-            true => read_hidden(self.store, &self.timeline(), conv).await?,
-            false => Ranges::default(),
-        };
+        let hidden = hidden_of(self.store, &self.timeline(), conv, &row).await?;
         Ok(Some(Seen { view, row, hidden }))
     }
 

@@ -1,3 +1,5 @@
+//! A channel on its own: what is taken in, what each follower lacks, and where a stay begins and ends.
+
 use super::*;
 use crate::protocol::DeviceId;
 
