@@ -67,6 +67,7 @@ impl Session<'_> {
         }
         core.save(None, false).await?;
         self.me = Some(user_id);
+        self.fresh = sync == SyncMode::Fresh;
         self.window = limits.window_entries;
         self.heartbeat = Duration::from_millis(heartbeat_ms.max(100));
         self.acked = self.core.state.seq();
@@ -151,6 +152,7 @@ impl Session<'_> {
         self.ack_at = None;
         self.at_head = false;
         if reset.reason != ResetReason::TooOld {
+            self.fresh = true;
             // Answers under way are about what was dropped.
             self.pending.retain(|_, (_, waiting)| !matches!(waiting, Waiting::Load(_)));
             self.loader = Loader::default();
@@ -165,7 +167,7 @@ impl Session<'_> {
         let mut touched = BTreeSet::new();
         let mut news = Vec::new();
         for item in items {
-            let continues = apply_heads(&mut self.core.state, &item);
+            let continues = apply_heads(&mut self.core.state, &item, self.fresh);
             touched.insert(item.conv_id.clone());
             if let (true, Some(events)) = (continues, item.entries) {
                 news.push(Event::Log { conv_id: item.conv_id, events: events.into() });

@@ -59,6 +59,8 @@ pub(super) struct Session<'a> {
     /// The last `seq` told to the server.
     pub(super) acked: u64,
     pub(super) ack_at: Option<Instant>,
+    /// It began without a cursor of this epoch.
+    pub(super) fresh: bool,
     /// The last frame applied reached the head.
     pub(super) at_head: bool,
     /// A `sync` request is under way.
@@ -106,6 +108,7 @@ impl<'a> Session<'a> {
             heartbeat: ANSWER_WITHIN,
             acked: 0,
             ack_at: None,
+            fresh: false,
             at_head: false,
             asks_sync: false,
             ask_sync_at: None,

@@ -76,6 +76,8 @@ export class Session {
   private window = 4;
   private heartbeat = ANSWER_WITHIN;
   private ackAt = Infinity;
+  /** It began without a cursor of this epoch. */
+  private fresh = false;
   /** The last frame applied reached the head. */
   private atHead = false;
   /** A `sync` request is under way. */
@@ -188,6 +190,7 @@ export class Session {
     if (frame.sync === "fresh") firstStart(state, { epoch: frame.epoch, seq: frame.head_seq });
     this.core.touch();
     this.me = frame.user_id;
+    this.fresh = frame.sync === "fresh";
     this.window = frame.limits.window_entries;
     this.heartbeat = Math.max(100, frame.heartbeat_ms);
     this.acked = seqOf(state);
@@ -247,6 +250,7 @@ export class Session {
     [this.headSeq, this.floorSeq] = [frame.head_seq, frame.floor_seq];
     if (applyReset(state, frame)) {
       this.core.drop();
+      this.fresh = true;
       // Answers under way are about what was dropped.
       for (const [id, { waiting }] of this.pending) if (waiting.kind === "load") this.pending.delete(id);
       this.loader = new Loader();
@@ -263,7 +267,7 @@ export class Session {
 
   private heads(frame: HeadsFrame): void {
     for (const item of frame.conversations) {
-      const continues = applyHeads(this.core.state, item);
+      const continues = applyHeads(this.core.state, item, this.fresh);
       if (continues && item.entries) this.core.tell({ type: "log", convId: item.conv_id, events: item.entries });
     }
     this.settle(frame.conversations.map((item) => item.conv_id));

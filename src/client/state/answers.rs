@@ -62,7 +62,10 @@ pub fn apply_history(state: &mut State, conv_id: &ConvId, from: HistoryFrom, ans
         }
     }
     let held = state.conversations.entry(conv_id.clone()).or_default();
-    held.extend(from, answer);
+    if !conv_id.is_everybody() {
+        // There a page that the application asked for says nothing of what lies before it.
+        held.extend(from, answer);
+    }
     if finishes {
         held.advance(from, answer);
         held.finish_log(!conv_id.is_everybody());

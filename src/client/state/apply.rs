@@ -48,8 +48,8 @@ fn follows(state: &State, conv_id: &ConvId, event: &Event) -> bool {
 }
 
 /// Applies news of a large conversation. `false`: they do not continue what is held, and what is
-/// missing has been marked for loading.
-pub fn apply_heads(state: &mut State, item: &HeadsItem) -> bool {
+/// missing has been marked for loading. `fresh`: the connection began without a cursor.
+pub fn apply_heads(state: &mut State, item: &HeadsItem, fresh: bool) -> bool {
     // What was loaded, or is being loaded, tells messages and their changes, but no new title.
     let titles = |event: &&Event| matches!(event, Event::Conversation { .. });
     for event in item.entries.iter().flatten().filter(titles) {
@@ -69,7 +69,15 @@ pub fn apply_heads(state: &mut State, item: &HeadsItem) -> bool {
         }
         return false;
     }
-    let held = conversation.position().unwrap_or_else(|| conversation.begin_log(item));
+    let held = match conversation.position() {
+        Some(held) => held,
+        None if is_everybody && !fresh && item.from_seq != Some(0) => {
+            // This device was there before it heard of `b:all` at all: what came meanwhile is for it too.
+            conversation.mark_log(false, item.head_seq);
+            return false;
+        }
+        None => conversation.begin_log(item),
+    };
     if item.head_seq <= held {
         return true;
     }

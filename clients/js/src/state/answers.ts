@@ -28,7 +28,8 @@ export function applyHistory(
     if (entry.op === "message") insert(held, entry, answer.head_seq, entry.reactions ?? [], state.userId);
     else if (entry.op === "notification") notify(state, entry.conv_seq ?? undefined, entry.topic, entry.body);
   }
-  extend(held, from, answer);
+  // In `b:all` a page that the application asked for says nothing of what lies before it.
+  if (convId !== EVERYBODY) extend(held, from, answer);
   if (finishes) {
     advance(held, from, answer);
     finishLog(held, convId !== EVERYBODY);

@@ -42,8 +42,8 @@ function follows(state: State, convId: string, event: Event): boolean {
 }
 
 /** Applies news of a large conversation. `false`: they do not continue what is held, and what is missing
- *  has been marked for loading. */
-export function applyHeads(state: State, item: HeadsItem): boolean {
+ *  has been marked for loading. `fresh`: the connection began without a cursor. */
+export function applyHeads(state: State, item: HeadsItem, fresh: boolean): boolean {
   // What was loaded, or is being loaded, tells messages and their changes, but no new title.
   const [titles, others] = parted(item.entries ?? [], (event) => event.op === "conversation");
   for (const event of titles) applyEvent(state, event, undefined);
@@ -56,7 +56,13 @@ export function applyHeads(state: State, item: HeadsItem): boolean {
     if (!item.entries && item.conv_id !== EVERYBODY) conversation.stale.row ??= 0;
     return false;
   }
-  const held = positionOf(conversation) ?? beginLog(conversation, item);
+  const position = positionOf(conversation);
+  if (position === undefined && item.conv_id === EVERYBODY && !fresh && item.from_seq !== 0) {
+    // This device was there before it heard of `b:all` at all: what came meanwhile is for it too.
+    markLog(conversation, false, item.head_seq);
+    return false;
+  }
+  const held = position ?? beginLog(conversation, item);
   if (item.head_seq <= held) return true;
   if (!item.entries || typeof item.from_seq !== "number" || item.from_seq > held) {
     markLog(conversation, item.conv_id !== EVERYBODY, item.head_seq);
