@@ -84,6 +84,10 @@ bugs! {
     ReceiptAfterRead,
     /// 7: a recall is written only for those who are here.
     RecallSkipsOffLine,
+    /// 7: everybody is in `b:all` from its beginning, whenever he came.
+    NewcomerReadsAll,
+    /// 7: each new device begins its user's `b:all` anew.
+    EachDeviceANewcomer,
     /// 8: a recall subtracts though its target was read.
     RecallAlwaysSubtracts,
     /// 8: a recount knows of recalls not yet delivered.

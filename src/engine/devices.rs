@@ -8,6 +8,7 @@ use super::user_lane::{UserItem, ok_seq};
 use super::{Answer, Caller, Inner, Refusal, wait_for};
 use crate::conversation::inbox::Inbox;
 use crate::conversation::rows::{self, Device, Everybody};
+use crate::planted::{Bug, planted};
 use crate::protocol::{AnswerBody, ClientInfo, CloseCode, ConvId, DeviceId, DeviceInfo, ErrorCode, UserId};
 use crate::store::{Result, RowKey, Section, TimelineId};
 use crate::timeline::Draft;
@@ -66,11 +67,13 @@ impl Inner {
     /// From his first hello on a user is in `b:all`.
     async fn join_everybody(&self, inbox: &Inbox, draft: &mut Draft) -> Result<()> {
         let key = rows::large_key(&ConvId::everybody());
-        if draft.pending_row(&key).is_some() || self.store.row(&inbox.timeline, &key).await?.is_some() {
+        let known = draft.pending_row(&key).is_some() || self.store.row(&inbox.timeline, &key).await?.is_some();
+        if known && !planted(Bug::EachDeviceANewcomer) {
             return Ok(());
         }
         let head = self.store.head(&TimelineId::Conversation(ConvId::everybody())).await?;
-        draft.row(key, Some(rows::pack(&Everybody { join_seq: head.position.seq })), None);
+        let join_seq = if planted(Bug::NewcomerReadsAll) { 0 } else { head.position.seq };
+        draft.row(key, Some(rows::pack(&Everybody { join_seq })), None);
         Ok(())
     }
 

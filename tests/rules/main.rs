@@ -107,6 +107,8 @@ promises! {
     rule_7_everything::a_receipt_survives_death_at_any_write notices [ReceiptAfterRead],
     rule_7_everything::a_notification_survives_death_at_any_write notices [],
     rule_7_everything::a_notification_is_made_once_and_stands_in_the_one_order notices [],
+    rule_7_everything::who_comes_later_reads_what_everybody_is_told_from_then_on notices
+        [NewcomerReadsAll, EachDeviceANewcomer],
     rule_7_everything::a_recall_reaches_who_is_off_line notices [RecallSkipsOffLine],
     rule_7_everything::a_delete_is_not_overtaken_by_its_message notices [DeleteOvertaken],
     rule_7_everything::a_recall_subtracts_only_what_counts notices [RecallAlwaysSubtracts],

@@ -1,8 +1,8 @@
 //! Rule 7: receipts, recalls and membership reach whom they concern as surely as messages do. Rule 8:
 //! `unread` is a fold over what was delivered. So do notifications of the server API.
 
-use everline::engine::{Notified, Recipients};
-use everline::protocol::{ErrorCode, Event, MsgId};
+use everline::engine::{Caller, Notified, Recipients};
+use everline::protocol::{AnswerBody, ConvId, DeviceId, ErrorCode, Event, MsgId};
 
 use super::gate::When;
 use super::oracle::all_delivered;
@@ -112,6 +112,35 @@ async fn engine_notify(
 
 async fn notify(node: &Node, key: &str, text: &str) -> Result<Notified, String> {
     engine_notify(&node.engine, key, text).await.map_err(|refusal| format!("notify: {:?}", refusal.code))
+}
+
+/// alice comes after the first two, and with another device after the third.
+pub async fn who_comes_later_reads_what_everybody_is_told_from_then_on() -> Proof {
+    for together in [false, true] {
+        let (world, all) = (World::new(together), ConvId::everybody());
+        let node = world.node();
+        for key in ["k1", "k2", "k2"] {
+            tell_everybody(&node, key).await?;
+        }
+        ensure_eq!(node.refused("alice", history(&all)).await?, ErrorCode::NotFound, "who never came");
+        for (device, key) in [("phone", "k3"), ("tablet", "k4")] {
+            let caller = Caller { user: user("alice"), device: DeviceId::parse(device).unwrap() };
+            node.engine.hello(&caller, None).await.map_err(|refusal| format!("hello: {:?}", refusal.code))?;
+            tell_everybody(&node, key).await?;
+        }
+        let AnswerBody::History { entries, .. } = node.ask("alice", history(&all)).await? else {
+            return Err("history is answered by something else".into());
+        };
+        let read: Vec<_> = entries.iter().filter_map(|entry| entry.event.conv_seq()).collect();
+        ensure_eq!(read, [2, 3, 4], "what alice reads");
+    }
+    Ok(())
+}
+
+async fn tell_everybody(node: &Node, key: &str) -> Proof {
+    let (topic, key) = (MsgId::parse("news").unwrap(), MsgId::parse(key).unwrap());
+    let told = node.engine.notify(Recipients::Everybody, topic, body("hi"), key).await;
+    told.map(drop).map_err(|refusal| format!("notify: {:?}", refusal.code))
 }
 
 /// Nobody but alice is connected.
