@@ -19,6 +19,7 @@ impl Model {
             return self.blame(format!("{name}: {} is answered twice", answer.id));
         }
         let asked = asked.clone();
+        self.judge_reserved(&name, &asked, None);
         match (&answer.body, &asked.request) {
             (AnswerBody::Sent { conv_id, conv_seq, duplicate, .. }, Request::Send(send)) => {
                 hold!(self, place(&user, send) == *conv_id, "{name}: sent to another conversation");
@@ -205,6 +206,7 @@ impl Model {
             return;
         }
         self.count("refused");
+        self.judge_reserved(&name, &asked, Some(error.code));
         if let Request::Send(send) = &asked.request {
             self.refuses_send(&name, conn, send, &asked, error.code);
         }

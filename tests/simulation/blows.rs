@@ -17,9 +17,16 @@ pub struct Company {
     pub devices: Vec<usize>,
 }
 
+pub fn random_when(rng: &mut impl Rng) -> When {
+    if rng.random_bool(0.5) { When::Before } else { When::After }
+}
+
 impl Run {
     /// See the module.
     pub async fn last_blow(&mut self) {
+        if self.house.setting().notices && self.rng.random_bool(0.3) {
+            return self.last_telling().await;
+        }
         match self.rng.random_range(0..10) {
             0..4 => self.feud().await,
             4..6 => self.last_reading().await,
@@ -67,10 +74,6 @@ impl Run {
         self.raws[device].connect(&self.house, node, cursor, false);
     }
 
-    fn when(&mut self) -> When {
-        if self.rng.random_bool(0.5) { When::Before } else { When::After }
-    }
-
     /// A node is taken for dead, or another's mark raises the term, while a delivery of its waits; it goes on, and
     /// dies at one of the writes of its next message.
     async fn feud(&mut self) {
@@ -110,7 +113,7 @@ impl Run {
             (0..=2, _) => drop(self.house.take_over(b, Some(a)).await),
             _ => {}
         }
-        let (write, when) = (self.rng.random_range(1..=5), self.when());
+        let (write, when) = (self.rng.random_range(1..=5), random_when(&mut self.rng));
         trap.stop_at(write, when);
         let last = self.message(SendTo::Conv(company.conv));
         self.say(device, last.clone());
@@ -168,7 +171,7 @@ impl Run {
         let newest = self.house.model().logs.get(&conv_id).and_then(|log| log.keys().next_back().copied());
         let Some(read_seq) = newest else { return };
         self.tick("last readings");
-        let (trap, write, when) = (self.house.trap(node), self.rng.random_range(1..=3), self.when());
+        let (trap, write, when) = (self.house.trap(node), self.rng.random_range(1..=3), random_when(&mut self.rng));
         trap.stop_at(write, when);
         self.raws[company.devices[0]].act(Act::Ask(Request::Read { conv_id, read_seq }));
         trap.stopped(ms(2_000)).await;

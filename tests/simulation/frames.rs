@@ -36,6 +36,7 @@ impl Model {
             SyncMode::Reset => "resets",
         });
         self.heard(conn, head, floor);
+        self.begins_at(conn, welcome.sync, head);
         self.person(conn).welcomes.push((known.2, head));
         let conn = &mut self.conns[conn];
         conn.position = if welcome.sync == SyncMode::Resumed { cursor.unwrap_or(head) } else { head };
@@ -74,6 +75,7 @@ impl Model {
         let told = self.person(conn).head;
         hold!(self, owed || reset.head_seq >= position.min(told), "{name}: a reset goes back to {}", reset.head_seq);
         self.heard(conn, reset.head_seq, reset.floor_seq);
+        self.begins_at(conn, SyncMode::Reset, reset.head_seq);
         let conn = &mut self.conns[conn];
         (conn.position, conn.acked, conn.owes_reset) = (reset.head_seq, reset.head_seq, false);
         conn.moved = None;
@@ -136,6 +138,9 @@ impl Model {
                 person.seen.insert(seq, event.clone());
             }
         }
+        if matches!(event, Event::Notification { .. }) {
+            self.count("notifications shown");
+        }
         self.learns(&name, event);
         self.judge_shown(&name, &user, since, event);
     }
@@ -159,6 +164,7 @@ impl Model {
                 self.count("recalls shown");
             }
             Event::Conversation { change: ConversationChange::Large, .. } => self.count("large conversations"),
+            Event::Notification { .. } => self.count("broadcasts shown"),
             Event::Message(message) if message.recalled => {
                 self.recalled.entry((conv.clone(), conv_seq)).or_insert(now);
                 self.count("stubs shown");

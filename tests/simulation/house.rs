@@ -48,6 +48,8 @@ pub struct Setting {
     pub hints: Option<Hints>,
     /// Conversations of more members are large; `None`: none is.
     pub large: Option<usize>,
+    /// The application's server notifies users.
+    pub notices: bool,
     /// Once more messages come than any queue holds.
     pub flood: bool,
 }
@@ -200,8 +202,9 @@ impl House {
         let mut alone = Vec::new();
         if !setting.together {
             alone.push(tokio::spawn(alive(engine.clone())));
-            // Where nothing is large there is nothing to look at but `b:all`, of which nothing comes.
-            alone.extend(setting.large.map(|_| tokio::spawn(look(engine.clone()))));
+            // Elsewhere there is nothing to look at but `b:all`, of which nothing comes.
+            let looks = setting.large.is_some() || setting.notices;
+            alone.extend(looks.then(|| tokio::spawn(look(engine.clone()))));
         }
         Node {
             incarnation,
@@ -277,6 +280,29 @@ impl House {
         node.lines.retain(|line| line.strong_count() > 0);
         node.lines.push(Arc::downgrade(&line));
         Ok((client, conn, line))
+    }
+
+    /// A call of the server API at a node; `None`: the node died, or is down.
+    pub async fn call<T, F>(&self, node: usize, call: impl FnOnce(Engine) -> F) -> Option<T>
+    where
+        T: std::marker::Send + 'static,
+        F: Future<Output = T> + std::marker::Send + 'static,
+    {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        {
+            let mut state = locked(&self.0.state);
+            let node = &mut state.nodes[node];
+            if !node.up {
+                return None;
+            }
+            let (call, still) = (call(node.engine.clone()), Arc::clone(&node.still));
+            node.tasks.push(tokio::spawn(async move {
+                let came = call.await;
+                still.open().await;
+                let _ = reply.send(came);
+            }));
+        }
+        answer.await.ok()
     }
 
     fn hears(&self, conn: ConnId, way: Way, frame: &Frame) {
@@ -475,10 +501,26 @@ impl House {
         sent.collect()
     }
 
+    /// The logs behind notifications to users.
+    fn notices(&self) -> Result<BTreeMap<UserId, Vec<Event>>, String> {
+        let (store, mut notices) = (self.store(), BTreeMap::new());
+        for timeline in store.all_timelines() {
+            let TimelineId::Conversation(conv) = &timeline else { continue };
+            let Some(user) = conv.notices_of() else { continue };
+            let entries = store.dump(&timeline).entries;
+            let events = entries.iter().map(|entry| {
+                let (_, text) = entry::Header::load(&entry.data).ok_or("an entry without a header")?;
+                Event::decode(text).map_err(|error| format!("{error}: {text}"))
+            });
+            notices.insert(user, events.collect::<Result<_, _>>()?);
+        }
+        Ok(notices)
+    }
+
     /// Everything the store holds, in the words of the contract.
     pub fn stored(&self) -> Result<Stored, String> {
         let store = self.store();
-        let mut stored = Stored::default();
+        let mut stored = Stored { notices: self.notices()?, ..Stored::default() };
         let full: BTreeMap<String, bool> = self
             .model()
             .creates
@@ -488,6 +530,7 @@ impl House {
         for timeline in store.all_timelines() {
             let dump = store.dump(&timeline);
             match timeline {
+                TimelineId::Conversation(conv) if conv.is_reserved() => {}
                 TimelineId::Conversation(conv) => {
                     let entries = dump.entries.iter().map(|entry| {
                         let (_, text) = entry::Header::load(&entry.data).ok_or("an entry without a header")?;
@@ -502,7 +545,10 @@ impl House {
                     stored.logs.insert(conv, log);
                 }
                 TimelineId::User(user) => {
-                    let items = dump.entries.iter().map(|entry| Ok((entry.seq, item(&entry.data)?)));
+                    let items = dump.entries.iter().map(|entry| {
+                        let item = item(&entry.data)?;
+                        Ok((entry.seq, notice_of(&user, &item, &stored.notices).unwrap_or(item)))
+                    });
                     let items = items.collect::<Result<_, String>>()?;
                     let sync = Sync { head: dump.head.position.seq, floor: dump.head.floor, items };
                     stored.syncs.insert(user, sync);
@@ -530,6 +576,13 @@ async fn look(engine: Engine) {
         tokio::time::sleep(Duration::from_secs(1)).await;
         engine.look_at_followed().await;
     }
+}
+
+/// A pointer into the log behind a user's notifications is the notification.
+fn notice_of(user: &UserId, item: &Item, notices: &BTreeMap<UserId, Vec<Event>>) -> Option<Item> {
+    let Item::Log(conv, seq) = item else { return None };
+    let log = notices.get(user).filter(|_| *conv == ConvId::notices(user))?;
+    log.get(usize::try_from(seq.checked_sub(1)?).ok()?).cloned().map(Item::Own)
 }
 
 /// A sync entry as stored.

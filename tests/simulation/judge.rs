@@ -28,6 +28,8 @@ pub struct Sync {
 pub struct Stored {
     pub logs: BTreeMap<ConvId, Log>,
     pub syncs: BTreeMap<UserId, Sync>,
+    /// What the application's server told single users.
+    pub notices: BTreeMap<UserId, Vec<Event>>,
 }
 
 /// What a device shows of a message.
@@ -76,6 +78,7 @@ impl Model {
             self.judge_left_out(user, &known, stored, &mut wrong);
         }
         self.judge_refusals(stored, &mut wrong);
+        self.judge_notices(stored, &mut wrong);
         for text in wrong {
             self.blame(text);
         }
@@ -285,7 +288,7 @@ impl Model {
     /// Nothing beyond a user's stays was shown or counted.
     fn judge_leaks(&self, user: &UserId, stored: &Stored, wrong: &mut Vec<String>) {
         let Some(person) = self.people.get(user) else { return };
-        for (conv, seq) in person.shown.keys() {
+        for (conv, seq) in person.shown.keys().filter(|(conv, _)| !conv.is_everybody()) {
             if !stored.logs.get(conv).is_some_and(|log| log.sees(user, *seq)) {
                 wrong.push(format!("{user}: {conv} {seq} was shown by a read, and is not his to see"));
             }

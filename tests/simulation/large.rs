@@ -13,11 +13,11 @@ use crate::model::{ConnId, Model, hold};
 #[derive(Debug)]
 pub struct Given {
     conn: ConnId,
-    user: UserId,
-    conv: ConvId,
+    pub user: UserId,
+    pub conv: ConvId,
     /// Told before.
     before: Option<u64>,
-    from: u64,
+    pub from: u64,
     head: u64,
     seqs: Vec<u64>,
 }
@@ -31,6 +31,9 @@ impl Model {
         for item in items {
             let (conv, head) = (item.conv_id.clone(), item.head_seq);
             let before = self.conns[conn].heads.insert(conv.clone(), head);
+            if conv.is_everybody() {
+                self.follows_everybody(conn);
+            }
             let newer = before.is_none_or(|before| head > before);
             hold!(self, newer, "{name}: {conv} is told to be at {head}, and was at {before:?}");
             let told = self.person(conn).heads.entry(conv.clone()).or_default();
@@ -72,7 +75,8 @@ impl Model {
             let Some(log) = stored.logs.get(&given.conv) else { continue };
             let his = |seq: &u64| {
                 // Who came or went is told those whom it is about, by their own timelines.
-                !matches!(log.at(*seq), Some(Event::Member { .. })) && log.covered(&given.user, *seq)
+                let his = !matches!(log.at(*seq), Some(Event::Member { .. })) && log.covered(&given.user, *seq);
+                his || given.conv.is_everybody()
             };
             let should: Vec<u64> = (given.from + 1..=given.head).filter(his).collect();
             // One who came back goes on from there; so does who is there at the crossing.
@@ -93,6 +97,13 @@ impl Model {
     /// was told nothing at all, as while it is being made.
     pub fn untold(&self, conn: ConnId, stored: &Stored, all: bool) -> Option<String> {
         let at = &self.conns[conn];
+        let everybody = ConvId::everybody();
+        if let Some(log) = stored.logs.get(&everybody).filter(|_| at.welcome.is_some()) {
+            let told = at.heads.get(&everybody).copied().unwrap_or_default();
+            if told < log.head() {
+                return Some(format!("told {told} of {everybody}, which is at {}", log.head()));
+            }
+        }
         let is_his = |log: &Log| log.large_at.is_some() && log.stays.contains_key(&at.user);
         stored.logs.iter().filter(|(_, log)| is_his(log) && log.left(&at.user).is_none()).find_map(|(conv, log)| {
             let by_heads = at.heads.get(conv).copied().unwrap_or_default();

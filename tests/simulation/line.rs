@@ -35,7 +35,7 @@ impl Gate {
         self.shut.load(Ordering::Acquire)
     }
 
-    async fn open(&self) {
+    pub async fn open(&self) {
         wait(&self.changed, || !self.is_shut()).await;
     }
 }

@@ -30,6 +30,7 @@ mod large;
 mod line;
 mod log;
 mod model;
+mod notices;
 mod plan;
 mod prompt;
 mod quiet;
@@ -37,6 +38,7 @@ mod rough;
 mod run;
 mod scenes;
 mod sends;
+mod server;
 mod trap;
 
 use std::collections::BTreeMap;
@@ -51,8 +53,21 @@ use run::Run;
 /// Seeds when nobody says how many.
 const SEEDS: u64 = 40;
 /// What must have happened at least once in a run of [`ENOUGH`] seeds: else the generator is blind.
-const MUST_HAPPEN: [&str; 63] = [
+const MUST_HAPPEN: [&str; 76] = [
     "ahead of delivery",
+    "broadcasts",
+    "broadcasts looked up",
+    "broadcasts shown",
+    "keys misused",
+    "killed while telling",
+    "notifications",
+    "notifications shown",
+    "notifications unanswered",
+    "notified again",
+    "notified in part before",
+    "system logs refused",
+    "told much",
+    "told twice at once",
     "feuds",
     "large conversations",
     "last readings",

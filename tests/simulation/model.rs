@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use everline::protocol::*;
 
 use crate::large::Given;
+use crate::notices::Notices;
 use crate::sends::{Key, Sent};
 
 /// What the model must know of the configuration.
@@ -114,6 +115,7 @@ pub struct Model {
     pub refusals: Vec<Refused>,
     /// Entries given by `heads`.
     pub given: Vec<Given>,
+    pub notices: Notices,
     pub wrong: Vec<String>,
     pub tally: Tally,
 }
@@ -143,6 +145,7 @@ impl Model {
             creates: BTreeMap::new(),
             refusals: Vec::new(),
             given: Vec::new(),
+            notices: Notices::default(),
             wrong: Vec::new(),
             tally: Tally::new(),
         }
@@ -188,8 +191,10 @@ impl Model {
             ClientFrame::Hello(hello) => {
                 let person = &self.people[&self.conns[conn].user];
                 let known = (person.head, person.floor, person.duties.len());
+                let number = conn;
                 let conn = &mut self.conns[conn];
                 (conn.hello, conn.known) = (Some((now, hello)), known);
+                self.greets(number);
             }
             ClientFrame::Ack { seq } | ClientFrame::Pong { seq } => {
                 let conn = &mut self.conns[conn];

@@ -40,7 +40,7 @@ impl Run {
 
     pub fn conversations(&self) -> Vec<Known> {
         let model = self.house.model();
-        let known = model.logs.iter().map(|(conv, log)| {
+        let known = model.logs.iter().filter(|(conv, _)| !conv.is_everybody()).map(|(conv, log)| {
             let (mut members, mut owner) = (Vec::new(), None);
             if let Some((one, other)) = conv.direct_members() {
                 members = vec![one, other];

@@ -24,6 +24,7 @@ impl Run {
     pub async fn quiet(&mut self) -> Result<(), String> {
         self.note("quiet");
         self.mend_all().await;
+        self.calls_end().await;
         self.catch_up().await?;
         // Fan-outs, receipts and whatever else goes on behind the answers.
         tokio::time::sleep(Duration::from_secs(30)).await;
@@ -90,7 +91,7 @@ impl Run {
 
     async fn behind(&self) -> Vec<String> {
         let mut behind = Vec::new();
-        if self.house.setting().large.is_some() {
+        if self.house.setting().large.is_some() || self.house.setting().notices {
             match self.house.stored() {
                 Ok(stored) => behind.extend(self.untold(&stored)),
                 Err(error) => behind.push(error),
@@ -125,6 +126,7 @@ impl Run {
     }
 
     async fn judge_store(&mut self) -> Result<(), String> {
+        self.house.look_after_absent().await;
         let stored = self.house.stored()?;
         self.house.model().judge(&stored);
         self.sound()?;
@@ -182,17 +184,30 @@ impl Run {
                 self.house.model().judge_reading(&user, conv, row.read_seq, &stored);
             }
             self.sound()?;
-            let expected = client.state().await.ok_or("stopped")?.view();
+            let state = client.state().await.ok_or("stopped")?;
+            self.judge_told(&user, &fresh.id, &state, &stored);
+            if self.house.setting().notices {
+                let read = broadcasts(&client).await.map_err(|error| format!("{user}: {error}"))?;
+                let listed: Vec<ConvId> = rows.keys().cloned().collect();
+                self.house.model().judge_everybody(&user, &read, &listed, &stored);
+            }
+            let expected = state.view();
             self.judge_view(&user, "fresh", &expected, &rows, &stored);
             for device in self.reals.iter().filter(|device| device.user == user) {
                 let state = saved_state(device).await?;
                 let view = state.view();
+                self.judge_told(&user, &device.id, &state, &stored);
                 self.judge_view(&user, &device.id, &view, &rows, &stored);
                 same(&expected, &view).map_err(|text| format!("{user} fresh and {}: {text}", device.id))?;
             }
             fresh.close().await;
         }
         Ok(())
+    }
+
+    fn judge_told(&self, user: &UserId, device: &DeviceId, state: &State, stored: &crate::judge::Stored) {
+        let told = state.notifications.iter().map(|told| (told.conv_seq, told.topic.clone(), told.body.clone()));
+        self.house.model().judge_told(user, device, told.collect(), stored);
     }
 
     fn judge_view(&self, user: &UserId, device: &str, view: &View, rows: &Rows, stored: &crate::judge::Stored) {
@@ -249,6 +264,23 @@ async fn rows(client: &Client) -> Result<Rows, RequestError> {
         rows.insert(conv_id, (line, deleted, cleared_up_to));
     }
     Ok(rows)
+}
+
+/// All a user can read of what everybody was told: its places.
+async fn broadcasts(client: &Client) -> Result<Vec<u64>, RequestError> {
+    let (mut read, mut after) = (Vec::new(), 0);
+    loop {
+        let from = HistoryFrom::After(after);
+        let page = Request::History { conv_id: ConvId::everybody(), from, limit: 200 };
+        let AnswerBody::History { entries, next, .. } = client.request(page).await? else {
+            return Err(RequestError::Unexpected);
+        };
+        read.extend(entries.iter().filter_map(|entry| entry.event.conv_seq()));
+        match next {
+            Some(next) => after = next,
+            None => return Ok(read),
+        }
+    }
 }
 
 /// A recall after one has left is told to nobody who has left: only one who asks again sees a stub.

@@ -26,6 +26,8 @@ pub struct Run {
     /// There was a flood already; one is dear enough.
     pub flooded: bool,
     pub creates: Vec<(UserId, Request)>,
+    /// What the application's server has under way.
+    pub calls: Vec<tokio::task::JoinHandle<()>>,
 }
 
 /// Real and raw devices of a user.
@@ -64,6 +66,7 @@ fn setting(seed: u64, rng: &mut StdRng) -> Setting {
         flood: rng.random_bool(0.04),
         // By the number alone, so that the other stories stay what they were.
         large: (seed % 4 == 2).then_some(1 + (seed as usize / 4) % 2),
+        notices: seed % 5 < 2,
     };
     if setting.flood {
         // What the flood needs to show anything.
@@ -71,7 +74,7 @@ fn setting(seed: u64, rng: &mut StdRng) -> Setting {
         setting.faults = Faults { latency: ms(0)..ms(5), lose_unsynced: true, ..Faults::none() };
         setting.rules = Rules { max_entries: 1000, window: 500 };
         setting.page_bytes = 256 * 1024;
-        setting.large = None;
+        (setting.large, setting.notices) = (None, false);
     }
     setting
 }
@@ -113,7 +116,7 @@ impl Run {
         }
         let left = rng.random_range(20..90);
         let left = steps.map_or(left, |steps| steps.min(left));
-        Self { rng, house, people, reals, raws, count: 0, left, flooded: false, creates: Vec::new() }
+        Self { rng, house, people, reals, raws, count: 0, left, flooded: false, creates: Vec::new(), calls: Vec::new() }
     }
 
     pub fn tally(&self) -> Tally {
@@ -155,6 +158,9 @@ impl Run {
     }
 
     async fn step(&mut self) -> Result<(), String> {
+        if self.house.setting().notices && self.rng.random_bool(0.2) {
+            self.server_acts().await;
+        }
         match self.rng.random_range(0..100) {
             0..12 => self.hurt().await,
             12..20 => self.hurt_line(),
