@@ -59,13 +59,15 @@ pub(super) fn damage(dir: &Path) -> io::Result<Option<String>> {
     Ok(None)
 }
 
-/// Where a table's directory begins, if it says that it has more entries than bytes. A table that a crash has left
-/// unfinished has none, or zeros there: such a one is the engine's to judge.
+/// Where a table's directory begins, if it says that it has more entries than bytes. What does not begin as the
+/// engine expects is its to judge, before it believes any number: a table that a crash has left unfinished ends
+/// anywhere in its data.
 fn impossible_directory(path: &Path) -> io::Result<Option<u64>> {
     // Magic 4, version 1, kind of checksum 1, checksum 16, place of the directory 8, its length 8.
     const TRAILER: usize = 38;
+    const TRAILER_MAGIC: &[u8] = b"SFA!";
     const PLACE: usize = 22;
-    const MAGIC: u64 = 4;
+    const MAGIC: &[u8] = b"TOC!";
     // An entry: place 8, length 8, length of its name 2.
     const ENTRY: u64 = 18;
     let mut file = fs::File::open(path)?;
@@ -74,15 +76,18 @@ fn impossible_directory(path: &Path) -> io::Result<Option<u64>> {
     let mut trailer = [0; TRAILER];
     file.seek(SeekFrom::Start(trailer_at))?;
     file.read_exact(&mut trailer)?;
-    let Some(place) = trailer.get(PLACE..).and_then(|rest| rest.first_chunk()) else { return Ok(None) };
+    let place = trailer.get(PLACE..).and_then(|rest| rest.first_chunk());
+    let Some(place) = place.filter(|_| trailer.starts_with(TRAILER_MAGIC)) else { return Ok(None) };
     let at = u64::from_le_bytes(*place);
-    if at.checked_add(MAGIC + 4).is_none_or(|end| end > length) {
+    // Its magic, then how many entries follow.
+    let mut begin = [0; 8];
+    if at.checked_add(begin.len() as u64).is_none_or(|end| end > length) {
         return Ok(None);
     }
-    let mut count = [0; 4];
-    file.seek(SeekFrom::Start(at + MAGIC))?;
-    file.read_exact(&mut count)?;
-    Ok((u64::from(u32::from_le_bytes(count)) > length / ENTRY).then_some(at))
+    file.seek(SeekFrom::Start(at))?;
+    file.read_exact(&mut begin)?;
+    let Some(count) = begin.strip_prefix(MAGIC).and_then(|count| count.first_chunk()) else { return Ok(None) };
+    Ok((u64::from(u32::from_le_bytes(*count)) > length / ENTRY).then_some(at))
 }
 
 /// A file's contents, if there is one.
@@ -125,7 +130,12 @@ mod tests {
             let trailer = [&b"SFA!\x01\x00"[..], &[0; 16], &4_u64.to_le_bytes(), &48_u64.to_le_bytes()].concat();
             [directory, trailer].concat()
         };
-        for whole in [table(2), vec![0; 100], vec![0; 3], Vec::new()] {
+        // Unfinished: what stands where the trailer would, or the directory, is any data.
+        let end = table(u32::MAX).len() - 38;
+        let (mut no_trailer, mut no_directory) = (table(u32::MAX), table(u32::MAX));
+        no_trailer[end..end + 4].copy_from_slice(b"data");
+        no_directory[4..8].copy_from_slice(b"data");
+        for whole in [table(2), no_trailer, no_directory, vec![0; 100], vec![0; 3], Vec::new()] {
             fs::write(tables.join("1"), whole).unwrap();
             assert_eq!(damage(dir.path()).unwrap(), None);
         }
