@@ -35,6 +35,8 @@ struct Following {
     from: u64,
     /// What the device was told last.
     told: u64,
+    /// Not by `heads` yet: by its sync timeline, which may still be on its way to that.
+    by_sync: bool,
 }
 
 /// What a session keeps of large conversations.
@@ -62,6 +64,46 @@ impl Heads {
     /// Of a device that holds so much.
     pub(super) fn holding(held: BTreeMap<ConvId, u64>) -> Self {
         Self { held: Some(held), ..Self::default() }
+    }
+
+    /// What was found is followed; gives what the device lacks, `again` if another look comes after this one.
+    fn take(&mut self, found: Vec<Followed>, again: bool) -> Vec<Item> {
+        let mut items = Vec::new();
+        let skipped = self.skipped;
+        // What was skipped may speak of one that this look, begun before, has not seen.
+        self.skipped &= again;
+        if skipped {
+            // These were left to the sync timeline, which has gone on elsewhere.
+            for one in self.following.iter_mut().filter(|one| one.by_sync) {
+                one.by_sync = false;
+                items.push(Item::number(one.follow.conv(), one.told));
+            }
+        }
+        let held = self.held.take().or_else(|| skipped.then(BTreeMap::new));
+        for Followed { follow, head, from, gone } in found {
+            let conv = follow.conv().clone();
+            self.following.retain(|other| *other.follow.conv() != conv);
+            let told = match &held {
+                // What it said it holds; else its sync timeline tells it everything up to where the
+                // following begins.
+                Some(held) => held.get(&conv).copied(),
+                None => Some(from),
+            };
+            // What came since the head was looked at counts too: that it woke us is forgotten by now.
+            let lacks = follow.lacks(told.unwrap_or(head));
+            let newest = lacks.as_ref().map_or(head, |lacks| lacks.head.max(head));
+            let by_sync = told.is_some_and(|told| told >= newest) && held.is_none();
+            if told.unwrap_or(0) < newest {
+                items.push(match (told, lacks) {
+                    (Some(told), Some(lacks)) if lacks.head == newest && gone <= told => {
+                        item(&conv, told, newest, lacks.entries)
+                    }
+                    _ => Item::number(&conv, newest),
+                });
+            }
+            self.following.push(Following { follow, from, told: newest, by_sync });
+        }
+        items
     }
 
     /// When something is to be done at the latest.
@@ -113,33 +155,10 @@ impl<S: Transport> Session<S> {
             self.rearm = true;
             return;
         };
-        let skipped = std::mem::take(&mut self.heads.skipped);
-        let held = self.heads.held.take().or_else(|| skipped.then(BTreeMap::new));
-        let mut items = Vec::new();
-        for Followed { follow, head, from, gone } in found {
-            let conv = follow.conv().clone();
-            self.heads.following.retain(|other| *other.follow.conv() != conv);
-            let told = match &held {
-                // What it said it holds; else its sync timeline has told it everything up to where the
-                // following begins.
-                Some(held) => held.get(&conv).copied(),
-                None => Some(from),
-            };
-            // What came since the head was looked at counts too: that it woke us is forgotten by now.
-            let lacks = follow.lacks(told.unwrap_or(head));
-            let newest = lacks.as_ref().map_or(head, |lacks| lacks.head.max(head));
-            if told.unwrap_or(0) < newest {
-                items.push(match (told, lacks) {
-                    (Some(told), Some(lacks)) if lacks.head == newest && gone <= told => {
-                        item(&conv, told, newest, lacks.entries)
-                    }
-                    _ => Item::number(&conv, newest),
-                });
-            }
-            self.heads.following.push(Following { follow, from, told: newest });
-        }
+        let again = std::mem::take(&mut self.heads.again);
+        let items = self.heads.take(found, again);
         self.heads_frames(items);
-        if std::mem::take(&mut self.heads.again) {
+        if again {
             self.look_at_large();
         }
         // Something may have come for those followed only now.
@@ -171,7 +190,7 @@ impl<S: Transport> Session<S> {
             let Some(lacks) = one.follow.lacks(one.told) else { return true };
             if lacks.head > one.told {
                 items.push(item(one.follow.conv(), one.told, lacks.head, lacks.entries));
-                one.told = lacks.head;
+                (one.told, one.by_sync) = (lacks.head, false);
             }
             !lacks.ended
         });
@@ -221,6 +240,37 @@ pub(super) fn begins_following(text: &str, me: &UserId) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::Hub;
+    use crate::protocol::DeviceId;
+
+    /// A session was made large conversations' follower before its sync timeline had told of them; then that
+    /// skipped what tells.
+    #[test]
+    fn what_was_left_to_a_sync_timeline_that_skips_it_is_told() {
+        let hub = Arc::new(Hub::default());
+        let me = UserId::parse("alice").expect("a user");
+        let seat = hub.register(&me, &DeviceId::parse("phone").expect("a device"));
+        let followed = |name: &str, head: u64| {
+            let conv = ConvId::parse(name).expect("a conversation");
+            let follow = seat.follower().follow(&conv);
+            hub.begin(&conv, head);
+            follow.begins(2);
+            Followed { follow, head, from: 2, gone: 0 }
+        };
+        let told =
+            |items: Vec<Item>| items.into_iter().map(|item| (item.conv.to_string(), item.head)).collect::<Vec<_>>();
+        let mut heads = Heads::default();
+        let first = heads.take(vec![followed("g:1", 2), followed("g:2", 7)], false);
+        assert_eq!(told(first), [("g:2".to_owned(), 7)], "the sync timeline tells of 1 up to 2");
+        heads.skipped = true;
+        assert_eq!(told(heads.take(Vec::new(), true)), [("g:1".to_owned(), 2)]);
+        assert_eq!(
+            told(heads.take(vec![followed("g:3", 2)], false)),
+            [("g:3".to_owned(), 2)],
+            "found by a look after it"
+        );
+        assert!(heads.take(vec![followed("g:4", 2)], false).is_empty(), "nothing was skipped since");
+    }
 
     #[test]
     fn only_ones_own_joining_and_the_crossing_begin_a_following() {
