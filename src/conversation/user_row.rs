@@ -114,8 +114,12 @@ impl UserRow {
         if planted(Bug::JoinerReadNothing) {
             return;
         }
+        if entry.seq > self.seen_up_to() {
+            // Else he has read on before this came to him, and his own messages up to there are counted already.
+            self.seen_own = 0;
+        }
         self.read_seq = self.read_seq.max(entry.seq);
-        (self.unread, self.seen_own) = (0, 0);
+        self.unread = 0;
         self.last_at = self.last_at.max(entry.at);
     }
 
@@ -147,5 +151,28 @@ impl UserRow {
             settings: SettingsBits { muted: flags & 1 != 0, pinned: flags & 2 != 0, hidden: flags & 4 != 0 },
             has_hidden: flags & 8 != 0,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conversation::entry::Header;
+    use crate::protocol::{ConvId, Role};
+
+    #[test]
+    fn a_joining_that_comes_late_takes_nothing_from_what_was_read_since() {
+        let (user, conv) = (UserId::parse("alice").expect("a user"), ConvId::parse("g:1").expect("a conversation"));
+        let mut header = Header { subject: Some(user.clone()), ..Header::plain(Kind::Joined, None) };
+        header.large = Some(Box::default());
+        let joined = |seq| Appended::new(&conv, seq, 0, header.clone(), "".into());
+        let member = Member::joining(2, Role::Member, 0);
+        let read = UserRow { delivered: 1, read_seq: 10, seen_own: 5, ..UserRow::default() };
+        let mut row = read.clone();
+        row.fold(&user, &member, &Ranges::default(), &joined(2));
+        assert_eq!(row, UserRow { delivered: 2, ..read.clone() });
+        // In order: his messages of an earlier stay count no more.
+        row.fold(&user, &member, &Ranges::default(), &joined(12));
+        assert_eq!(row, UserRow { delivered: 12, read_seq: 12, seen_own: 0, ..read });
     }
 }
