@@ -6,6 +6,8 @@
 
 mod deliver;
 mod progress;
+mod recipients;
 
 pub use deliver::{Batch, Delivery, deliver, read_log};
 pub use progress::{Ledger, Progress};
+pub use recipients::{recipients_of, recipients_of_many, told_of};
