@@ -151,6 +151,13 @@ impl<'a> Audit<'a> {
         Ok(self.store.entries(timeline, span).await?.into_iter().next().filter(|entry| entry.seq == seq))
     }
 
+    /// Up to where a shared store has let entries expire by itself: whoever looks next stores it as the floor.
+    async fn expired_up_to(&self, timeline: &TimelineId, floor: u64, head: u64) -> Result<u64> {
+        let span = Span { after: floor, up_to: head, limit: 1, max_bytes: usize::MAX, backward: false };
+        let oldest = self.store.entries(timeline, span).await?;
+        Ok(oldest.first().map_or(head, |entry| entry.seq.saturating_sub(1)))
+    }
+
     /// The next rows of a section after `after`, counted.
     async fn rows(
         &mut self,

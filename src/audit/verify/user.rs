@@ -49,9 +49,12 @@ struct Reading<'a, 'b> {
 pub(super) async fn check(audit: &mut Audit<'_>, user: &UserId) -> Result<()> {
     let timeline = TimelineId::User(user.clone());
     let head = audit.store.head(&timeline).await?;
-    let (seq, floor) = (head.position.seq, head.floor);
+    let (seq, mut floor) = (head.position.seq, head.floor);
     if floor > seq {
         audit.differs(&timeline, format!("the floor, {floor}, is above the head, {seq}"));
+    }
+    if floor < seq && !audit.store.together() {
+        floor = audit.expired_up_to(&timeline, floor, seq).await?;
     }
     let mut reading = Reading { audit, timeline, user: user.clone(), floor, known: BTreeMap::new() };
     let (mut density, mut after) = (Density::above(floor), floor);
