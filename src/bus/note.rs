@@ -21,6 +21,7 @@ const CONNECTED: u8 = 3;
 const CLOSE: u8 = 4;
 const OTHER: u8 = 5;
 const PROBE: u8 = 6;
+const STAYS: u8 = 7;
 
 /// The entry has a text.
 const HAS_TEXT: u8 = 1;
@@ -55,6 +56,13 @@ pub enum Note {
         /// Which of the user's devices.
         device: DeviceId,
         /// When, by that node's clock: milliseconds since 1970.
+        at_ms: u64,
+    },
+    /// A connection of the device stays, which takes itself for newer than one just told of.
+    Stays {
+        /// Which of the user's devices.
+        device: DeviceId,
+        /// When it connected, as was told.
         at_ms: u64,
     },
     /// Sockets of the user are to be closed.
@@ -119,6 +127,11 @@ pub(super) fn encode(node: u64, epoch: &str, note: &Note) -> Vec<u8> {
             put_text(&mut out, device);
             put_number(&mut out, *at_ms);
         }
+        Note::Stays { device, at_ms } => {
+            out.push(STAYS);
+            put_text(&mut out, device);
+            put_number(&mut out, *at_ms);
+        }
         Note::Close { device, code } => {
             out.push(CLOSE);
             put_text(&mut out, device.as_deref().unwrap_or_default());
@@ -157,6 +170,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<(u64, &str, Note)> {
         MOVED => Note::Moved { head: read.number()? },
         ENTRIES => Note::Entries(entries(read)?),
         CONNECTED => Note::Connected { device: DeviceId::parse(read.text()?).ok()?, at_ms: read.number()? },
+        STAYS => Note::Stays { device: DeviceId::parse(read.text()?).ok()?, at_ms: read.number()? },
         CLOSE => {
             let device = Some(read.text()?).filter(|text| !text.is_empty());
             let (device, code) = (device.map(DeviceId::parse).transpose().ok()?, read.number()?);
@@ -197,6 +211,7 @@ mod tests {
             Note::Moved { head: 7 },
             Note::Entries(vec![live(1, 0), live(2, 300), hidden]),
             Note::Connected { device: device.clone(), at_ms: 1_795_174_000_000 },
+            Note::Stays { device: device.clone(), at_ms: 7 },
             Note::Close { device: Some(device), code: CloseCode::Revoked },
             Note::Close { device: None, code: CloseCode::Restart },
             Note::Other { kind: 9, payload: Bytes::from_static(b"{}") },

@@ -150,9 +150,19 @@ impl Hub {
             Note::Entries(entries) => self.push_here(user, &entries),
             Note::Moved { head } => self.moved_here(user, head),
             Note::Connected { device, at_ms } => {
-                let older = |seat: &Seat| seat.is_older((at_ms, node), self.bus.node());
-                if self.with_seat(user, &device, older) == Some(true) && !planted(Bug::OlderConnectionStays) {
-                    self.close_here(user, Some(&device), CloseCode::Replaced);
+                let here = self.bus.node();
+                match self.with_seat(user, &device, |seat| seat.rank((at_ms, node), here)) {
+                    Some(seat::Rank::Older) if !planted(Bug::OlderConnectionStays) => {
+                        self.close_here(user, Some(&device), CloseCode::Replaced);
+                    }
+                    Some(seat::Rank::Newer { at_ms }) => self.publish(user, &Note::Stays { device, at_ms }),
+                    _ => {}
+                }
+            }
+            Note::Stays { device, at_ms } => {
+                let here = self.bus.node();
+                if let Some(at_ms) = self.with_seat(user, &device, |seat| seat.outdo((at_ms, node), here)).flatten() {
+                    self.publish(user, &Note::Connected { device, at_ms });
                 }
             }
             Note::Close { device, code } => self.close_here(user, device.as_ref(), code),

@@ -33,8 +33,6 @@ pub(super) struct Seat {
     state: Mutex<State>,
     waker: AtomicWaker,
     acked: AtomicU64,
-    /// When it connected, by this node's clock; 0: not told yet.
-    at_ms: AtomicU64,
     since: Instant,
 }
 
@@ -50,6 +48,20 @@ struct State {
     /// A large conversation it follows has moved; until the session has collected what is new.
     heads: bool,
     close: Option<CloseCode>,
+    /// When it connected, as other nodes are told; 0: not told yet.
+    at_ms: u64,
+    /// The latest connection of the device to another node that was told of before.
+    earlier_ms: u64,
+}
+
+/// How a connection stands to another of its device.
+pub(super) enum Rank {
+    /// It is to close.
+    Older,
+    /// It is to stay; when it connected, as was told.
+    Newer { at_ms: u64 },
+    /// It has not told when it connected, or it closes already.
+    Untold,
 }
 
 pub(super) enum Pushed {
@@ -69,7 +81,6 @@ impl Seat {
             state: Mutex::default(),
             waker: AtomicWaker::new(),
             acked: AtomicU64::new(0),
-            at_ms: AtomicU64::new(0),
             since: Instant::now(),
         }
     }
@@ -113,12 +124,38 @@ impl Seat {
         }
     }
 
-    /// Whether the device's connection to another node (its time and name) is newer than this one to the
-    /// node `here`. One not told yet is the newest of all. Of two of the same moment each node finds the
-    /// same one older, so one of them stays.
-    pub(super) fn is_older(&self, other: (u64, u64), here: u64) -> bool {
-        let at_ms = self.at_ms.load(Ordering::Relaxed);
-        at_ms != 0 && ((at_ms, here) < other || self.since.elapsed() > SAME_MOMENT)
+    /// How this connection stands to the device's connection to another node (its time and name). One not told yet
+    /// is the newest of all, and is going to say so. Of two of the same moment each node finds the same one older,
+    /// so one of them stays.
+    pub(super) fn rank(&self, other: (u64, u64), here: u64) -> Rank {
+        let mut state = self.state();
+        if state.at_ms == 0 {
+            state.earlier_ms = state.earlier_ms.max(other.0);
+            return Rank::Untold;
+        }
+        if (state.at_ms, here) < other || self.since.elapsed() > SAME_MOMENT {
+            return Rank::Older;
+        }
+        if state.close.is_some() { Rank::Untold } else { Rank::Newer { at_ms: state.at_ms } }
+    }
+
+    /// The device's connection to another node takes itself for the newer. Who is hearing of it only now came after
+    /// it, with a clock that is behind: tells the time to be told instead. Who was asked to close by it does.
+    pub(super) fn outdo(&self, other: (u64, u64), here: u64) -> Option<u64> {
+        let mut state = self.state();
+        let behind = state.at_ms != 0 && (state.at_ms, here) < other && self.since.elapsed() <= SAME_MOMENT;
+        (behind && state.close.is_none()).then(|| {
+            state.at_ms = other.0.saturating_add(1);
+            state.at_ms
+        })
+    }
+
+    /// Notes that it connected now, and gives the time to be told: behind all that was told of the device before,
+    /// or that connection and this one would both take themselves for the newer.
+    fn connected(&self, now_ms: u64) -> u64 {
+        let mut state = self.state();
+        state.at_ms = now_ms.max(state.earlier_ms.saturating_add(1));
+        state.at_ms
     }
 
     pub(super) fn ask_to_close(&self, code: CloseCode) {
@@ -186,7 +223,7 @@ impl Registration {
     /// Tells other nodes that the device is here now (milliseconds since 1970): an older session of it
     /// there is asked to close with 4509.
     pub fn announce(&self, at_ms: u64) {
-        self.seat.at_ms.store(at_ms.max(1), Ordering::Relaxed);
+        let at_ms = self.seat.connected(at_ms);
         self.hub.publish(&self.user, &Note::Connected { device: self.seat.device.clone(), at_ms });
     }
 

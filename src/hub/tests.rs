@@ -183,13 +183,44 @@ async fn a_device_that_connects_to_another_node_leaves_the_first() {
 
 #[tokio::test(start_paused = true)]
 async fn of_two_connections_of_one_moment_one_stays() {
+    let (alice, phone) = (user("alice"), device("phone"));
+    // Who tells second has heard of the first, whatever the clocks and names say.
+    for (first_ms, second_ms) in [(1000, 1000), (9000, 1000), (1000, 9000)] {
+        for swapped in [false, true] {
+            let mut nodes = nodes(&Exchange::default());
+            if swapped {
+                nodes.reverse();
+            }
+            let [first, second] = nodes.map(|node| node.register(&alice, &phone));
+            first.announce(first_ms);
+            second.announce(second_ms);
+            assert!(signalled(&first) && !signalled(&second), "{first_ms} {second_ms} {swapped}");
+        }
+    }
+    // The second came when the first had told already, and its clock is behind or equal.
+    for swapped in [false, true] {
+        let mut nodes = nodes(&Exchange::default());
+        if swapped {
+            nodes.reverse();
+        }
+        let [first, second] = nodes;
+        let first = first.register(&alice, &phone);
+        first.announce(1000);
+        let second = second.register(&alice, &phone);
+        second.announce(if swapped { 1000 } else { 500 });
+        assert!(signalled(&first) && !signalled(&second), "{swapped}");
+    }
+    // Both have told before they hear of the other.
     let exchange = Exchange::default();
     let [here, there] = nodes(&exchange);
-    let (alice, phone) = (user("alice"), device("phone"));
     let (one, two) = (here.register(&alice, &phone), there.register(&alice, &phone));
+    exchange.silence(true);
     one.announce(1000);
     two.announce(1000);
-    one.announce(1000);
+    exchange.silence(false);
+    let late = Note::Connected { device: phone, at_ms: 1000 };
+    there.publish(&alice, &late);
+    here.publish(&alice, &late);
     assert!(signalled(&one) && !signalled(&two), "the higher name stays");
 }
 

@@ -30,6 +30,7 @@ impl Run {
         match self.rng.random_range(0..10) {
             0..4 => self.feud().await,
             4..6 => self.last_reading().await,
+            6 => self.begun_anew().await,
             _ => {}
         }
     }
@@ -109,7 +110,12 @@ impl Run {
         tokio::time::sleep(ms(60)).await;
         self.moments(3).await;
         match (self.rng.random_range(0..4), company.devices.get(1).copied()) {
-            (2 | 3, Some(other)) => self.die_with_a_mark(other, b, &company.conv).await,
+            (2 | 3, Some(other)) => {
+                // Behind the mark, or behind the message too.
+                let writes = [(1, When::After), (2, When::Before), (2, When::After)];
+                let at = writes[self.rng.random_range(0..3)];
+                self.die_with_a_mark(other, b, &company.conv, at).await;
+            }
             (0..=2, _) => drop(self.house.take_over(b, Some(a)).await),
             _ => {}
         }
@@ -133,14 +139,47 @@ impl Run {
         }
     }
 
+    /// A delivery waits; another node's mark raises the term, so that the next message needs a new mark, and the node
+    /// dies when it has just deleted the older one. What waits is known by the new one alone.
+    async fn begun_anew(&mut self) {
+        let nodes = self.house.nodes();
+        let Some(company) = self.company(1).filter(|_| nodes >= 2) else { return };
+        let a = self.rng.random_range(0..nodes);
+        let b = (a + self.rng.random_range(1..nodes)) % nodes;
+        self.restore(&[a, b]).await;
+        self.house.trouble(false);
+        let device = company.devices[0];
+        let others = company.members.iter().filter(|member| **member != self.raws[device].user);
+        let Some(victim) = others.collect::<Vec<_>>().choose(&mut self.rng).map(|user| (*user).clone()) else { return };
+        self.go_to(device, a);
+        tokio::time::sleep(ms(1_500)).await;
+        self.note(&format!("node {a} begins its mark of {} anew while {victim} is not told", company.conv));
+        self.tick("begun anew");
+        let trap = self.house.trap(a);
+        trap.ail(TimelineId::User(victim), Ailment::Waits);
+        let first = self.message(SendTo::Conv(company.conv.clone()));
+        self.say(device, first);
+        tokio::time::sleep(ms(500)).await;
+        self.die_with_a_mark(device, b, &company.conv, (1, When::After)).await;
+        self.go_to(device, a);
+        tokio::time::sleep(ms(1_500)).await;
+        // Its writes: the commit that is refused, the mark, the deletion of the older, the commit.
+        let (write, when) = [(3, When::After), (4, When::Before)][self.rng.random_range(0..2)];
+        trap.stop_at(write, when);
+        let second = self.message(SendTo::Conv(company.conv));
+        self.say(device, second);
+        trap.stopped(ms(3_000)).await;
+        self.note(&format!("node {a} dies {when:?} its write {write}"));
+        self.tick("kills");
+        self.house.crash(a, false);
+    }
+
     /// A node dies with a mark in this conversation, comes back and finishes what it left.
-    async fn die_with_a_mark(&mut self, device: usize, node: usize, conv: &ConvId) {
+    async fn die_with_a_mark(&mut self, device: usize, node: usize, conv: &ConvId, at: (usize, When)) {
         self.go_to(device, node);
         tokio::time::sleep(ms(1_000)).await;
         let trap = self.house.trap(node);
-        // Behind the mark, or behind the message too.
-        let (write, when) = [(1, When::After), (2, When::Before), (2, When::After)][self.rng.random_range(0..3)];
-        trap.stop_at(write, when);
+        trap.stop_at(at.0, at.1);
         let send = self.message(SendTo::Conv(conv.clone()));
         self.say(device, send);
         trap.stopped(ms(2_000)).await;

@@ -142,7 +142,7 @@ impl Run {
         tokio::time::sleep(ms(2_500)).await;
         self.note(&format!("{hours} hours pass"));
         self.tick("jumps ahead");
-        self.house.clock().jump(hours as i64 * 3_600_000);
+        self.house.jump(hours as i64 * 3_600_000);
         self.house.expire();
         let send = self.message(SendTo::Conv(conv_id));
         self.say(author, send);

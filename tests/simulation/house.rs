@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use everline::session;
 use everline::store::sim::{Faults, Sim, SimOptions};
 use everline::store::{Store, TimelineId};
 use tokio::io::DuplexStream;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::between::Between;
@@ -73,6 +75,9 @@ struct Node {
     tasks: Vec<tokio::task::JoinHandle<()>>,
     lines: Vec<Weak<Line>>,
     up: bool,
+    /// Since when it stands still, and since when it does not reach the store.
+    still_since: Option<Instant>,
+    cut_since: Option<Instant>,
 }
 
 /// See the module. A handle: clones are the same house.
@@ -82,6 +87,9 @@ pub struct House(Arc<Inner>);
 struct Inner {
     setting: Setting,
     pub clock: Clock,
+    /// Of the machine of each node.
+    clocks: Vec<Clock>,
+    turned_back: AtomicBool,
     state: Mutex<State>,
     model: Mutex<Model>,
     trace: Mutex<Trace>,
@@ -119,10 +127,12 @@ impl House {
         let model = Mutex::new(Model::new(setting.rules.clone()));
         let trace = Mutex::new(Trace { lines: traced.then(Vec::new), ..Trace::default() });
         let (exchange, hints) = (Exchange::default(), Arc::default());
-        let house = Self(Arc::new(Inner { clock, state: Mutex::new(state), model, trace, setting, exchange, hints }));
-        for _ in 0..house.0.setting.nodes {
+        let clocks = (0..setting.nodes).map(|_| Clock::simulated(BEGIN_MS)).collect();
+        let (turned_back, state) = (AtomicBool::new(false), Mutex::new(state));
+        let house = Self(Arc::new(Inner { clock, clocks, turned_back, state, model, trace, setting, exchange, hints }));
+        for machine in 0..house.0.setting.nodes {
             let handle = locked(&house.0.state).store.handle();
-            let node = house.start(handle);
+            let node = house.start(handle, machine);
             locked(&house.0.state).nodes.push(node);
         }
         house
@@ -132,8 +142,26 @@ impl House {
         &self.0.setting
     }
 
-    pub fn clock(&self) -> &Clock {
-        &self.0.clock
+    /// The right time; a machine may have another.
+    pub fn now_ms(&self) -> u64 {
+        self.0.clock.now_ms()
+    }
+
+    /// All clocks jump.
+    pub fn jump(&self, by_ms: i64) {
+        self.0.turned_back.fetch_or(by_ms < 0, Ordering::Relaxed);
+        self.0.clock.jump(by_ms);
+        self.0.clocks.iter().for_each(|clock| clock.jump(by_ms));
+    }
+
+    /// The clock of one node's machine goes wrong by so much more.
+    pub fn skew(&self, node: usize, by_ms: i64) {
+        self.0.clocks[node].jump(by_ms);
+    }
+
+    /// Whether the clocks once went back: the word of a dead node then holds for longer than it should.
+    pub fn has_turned_back(&self) -> bool {
+        self.0.turned_back.load(Ordering::Relaxed)
     }
 
     pub fn model(&self) -> MutexGuard<'_, Model> {
@@ -176,14 +204,14 @@ impl House {
         }
     }
 
-    fn start(&self, switches: Sim) -> Node {
+    fn start(&self, switches: Sim, machine: usize) -> Node {
         let incarnation = {
             let mut state = locked(&self.0.state);
             state.incarnations += 1;
             state.incarnations
         };
         let hub = Arc::new(Hub::new(self.bus(incarnation)));
-        let (clock, policy) = (self.0.clock.clone(), self.policy());
+        let (clock, policy) = (self.0.clocks[machine].clone(), self.policy());
         let trap = Trap::new(switches.clone());
         let store: Arc<dyn Store> = Arc::new(Between(Arc::clone(&trap)));
         let engine = Engine::new(store, Arc::clone(&hub), clock.clone(), policy.clone(), incarnation);
@@ -201,7 +229,8 @@ impl House {
         let shared = session::Shared::new(engine.clone(), hub, clock, verifier, limits, &policy, draining);
         let mut alone = Vec::new();
         if !setting.together {
-            alone.push(tokio::spawn(alive(engine.clone())));
+            alone.push(tokio::spawn(renew(engine.clone())));
+            alone.push(tokio::spawn(finish(engine.clone())));
             // Elsewhere there is nothing to look at but `b:all`, of which nothing comes.
             let looks = setting.large.is_some() || setting.notices;
             alone.extend(looks.then(|| tokio::spawn(look(engine.clone()))));
@@ -216,6 +245,8 @@ impl House {
             tasks: alone,
             lines: Vec::new(),
             up: true,
+            still_since: None,
+            cut_since: None,
         }
     }
 
@@ -235,6 +266,17 @@ impl House {
         Arc::new(Rough::new(self.0.exchange.join(identity), seed, Arc::clone(&self.0.hints), told))
     }
 
+    /// Another service on the same bus, with the same users and data of its own.
+    pub fn stranger(&self) -> Arc<dyn Bus> {
+        let identity = Identity { node: u64::MAX, epoch: Arc::new(|| "another epoch".to_owned()) };
+        self.0.exchange.join(identity)
+    }
+
+    /// Whether nodes hear each other at all.
+    pub fn has_bus(&self) -> bool {
+        self.setting().hints.is_some() && !self.setting().together
+    }
+
     /// The bus says nothing at all, or what it is meant to.
     pub fn silence(&self, on: bool) {
         self.0.exchange.silence(on);
@@ -250,6 +292,17 @@ impl House {
 
     pub fn is_up(&self, node: usize) -> bool {
         locked(&self.0.state).nodes[node].up
+    }
+
+    pub fn engine(&self, node: usize) -> Engine {
+        locked(&self.0.state).nodes[node].engine.clone()
+    }
+
+    /// For how long the store has not heard of this node.
+    pub fn unheard_for(&self, node: usize) -> Option<Duration> {
+        let state = locked(&self.0.state);
+        let node = &state.nodes[node];
+        Some([node.still_since, node.cut_since].into_iter().flatten().min()?.elapsed())
     }
 
     /// A connection to a node; refused while it is down.
@@ -271,11 +324,13 @@ impl House {
             }
         };
         let (client, mut server) = line::connect(&line, &node.still, reads_along);
-        let shared = Arc::clone(&node.shared);
+        let (shared, served) = (Arc::clone(&node.shared), Arc::clone(&line));
         node.tasks.retain(|task| !task.is_finished());
         node.tasks.push(tokio::spawn(async move {
-            let Ok(rest) = line::upgrade(&mut server).await else { return };
-            session::serve(shared, server, rest, None).await;
+            if let Ok(rest) = line::upgrade(&mut server).await {
+                session::serve(shared, server, rest, None).await;
+            }
+            served.end();
         }));
         node.lines.retain(|line| line.strong_count() > 0);
         node.lines.push(Arc::downgrade(&line));
@@ -338,14 +393,15 @@ impl House {
 
     /// A node stands still (or goes on): nothing of it reaches anybody.
     pub fn pause(&self, node: usize, on: bool) {
-        let state = locked(&self.0.state);
-        state.nodes[node].switches.pause(on);
-        state.nodes[node].still.shut(on);
+        self.pause_store(node, on);
+        locked(&self.0.state).nodes[node].still.shut(on);
     }
 
     /// A node's store answers nothing (or does again); the node itself goes on.
     pub fn pause_store(&self, node: usize, on: bool) {
-        locked(&self.0.state).nodes[node].switches.pause(on);
+        let mut state = locked(&self.0.state);
+        state.nodes[node].switches.pause(on);
+        note_since(&mut state.nodes[node].still_since, on);
     }
 
     /// What can be set for this life of a node.
@@ -355,7 +411,9 @@ impl House {
 
     /// A node does not reach the store (or does again).
     pub fn cut(&self, node: usize, on: bool) {
-        locked(&self.0.state).nodes[node].switches.cut(on);
+        let mut state = locked(&self.0.state);
+        state.nodes[node].switches.cut(on);
+        note_since(&mut state.nodes[node].cut_since, on);
     }
 
     /// Kills a node. `silent`: its peers are not told.
@@ -394,7 +452,7 @@ impl House {
         if up {
             return;
         }
-        let fresh = self.start(switches);
+        let fresh = self.start(switches, node);
         if self.setting().together {
             while fresh.engine.recover().await.is_err() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -559,18 +617,31 @@ impl House {
     }
 }
 
-/// What a node does by itself, as the server does: says that it lives, finishes what the dead left.
-async fn alive(engine: Engine) {
-    const EVERY: Duration = Duration::from_secs(3);
-    let mut sights = Sights::default();
+fn note_since(since: &mut Option<Instant>, on: bool) {
+    *since = on.then(|| since.unwrap_or_else(Instant::now));
+}
+
+/// What a node does by itself, as the server does, so often.
+const EVERY: Duration = Duration::from_secs(3);
+
+/// It says that it lives,
+async fn renew(engine: Engine) {
     loop {
         let _ = tokio::time::timeout(EVERY, engine.renew()).await;
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+/// finishes what the dead left,
+async fn finish(engine: Engine) {
+    let mut sights = Sights::default();
+    loop {
         let _ = engine.finish_for_the_dead(&mut sights).await;
         tokio::time::sleep(EVERY).await;
     }
 }
 
-/// And looks where large conversations stand.
+/// and looks where large conversations stand.
 async fn look(engine: Engine) {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;

@@ -62,6 +62,8 @@ pub struct Line {
     delay_ms: AtomicU64,
     cut: AtomicBool,
     cut_now: Notify,
+    /// The server has done with it.
+    over: AtomicBool,
 }
 
 impl Line {
@@ -80,6 +82,15 @@ impl Line {
         self.cut.load(Ordering::Acquire)
     }
 
+    /// The session has ended, whether or not the client can know.
+    pub fn end(&self) {
+        self.over.store(true, Ordering::Release);
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire) || self.is_cut()
+    }
+
     /// Mends everything but a cut.
     pub fn mend(&self) {
         self.up.shut(false);
@@ -93,7 +104,7 @@ impl Line {
         !self.is_cut() && !self.up.is_shut() && !self.down.is_shut() && !late
     }
 
-    async fn end(&self) {
+    async fn until_cut(&self) {
         wait(&self.cut_now, || self.is_cut()).await;
     }
 
@@ -157,7 +168,7 @@ async fn forward<F: Fn(Way, &[u8]) + Sync>(
     };
     tokio::select! {
         biased;
-        () = line.end() => {}
+        () = line.until_cut() => {}
         () = moving => {}
     }
     // Both halves of an end must go for the peer to see it.

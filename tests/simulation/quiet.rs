@@ -30,12 +30,24 @@ impl Run {
         tokio::time::sleep(Duration::from_secs(30)).await;
         self.catch_up().await?;
         // A dead node's mark may have landed after its fan-outs were taken over: nodes look again and again.
-        while self.house.take_over_the_dead().await {}
+        if self.names_the_dead() {
+            while self.house.take_over_the_dead().await {}
+        } else {
+            self.tick("dead not named");
+        }
+        self.all_ready()?;
         self.sound()?;
         self.judge_store().await?;
         self.judge_devices().await?;
         self.tick("checked at rest");
         self.sound()
+    }
+
+    /// In half of the stories the living find out for themselves who is dead: when its word holds no longer, which is
+    /// not to be waited for where the clocks went back.
+    fn names_the_dead(&self) -> bool {
+        let setting = self.house.setting();
+        setting.together || setting.seed.is_multiple_of(2) || self.house.has_turned_back()
     }
 
     async fn mend_all(&mut self) {
@@ -46,7 +58,7 @@ impl Run {
             self.house.cut(node, false);
             self.house.restart(node).await;
         }
-        while self.house.take_over_the_dead().await {
+        while self.names_the_dead() && self.house.take_over_the_dead().await {
             self.tick("takeovers");
         }
         let wires: Vec<_> = self.reals.iter().map(|device| device.wired.get()).collect();

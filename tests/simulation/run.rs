@@ -10,11 +10,14 @@ use rand::{Rng, SeedableRng};
 
 use crate::device::{Act, Raw, Real};
 use crate::house::{House, Setting};
+use crate::interlude;
 use crate::model::{Rules, Tally};
 use crate::rough::Hints;
 
 pub struct Run {
     pub rng: StdRng,
+    /// Of interludes.
+    pub dice: StdRng,
     pub house: House,
     pub people: Vec<UserId>,
     pub reals: Vec<Real>,
@@ -116,7 +119,19 @@ impl Run {
         }
         let left = rng.random_range(20..90);
         let left = steps.map_or(left, |steps| steps.min(left));
-        Self { rng, house, people, reals, raws, count: 0, left, flooded: false, creates: Vec::new(), calls: Vec::new() }
+        Self {
+            rng,
+            dice: interlude::dice(seed),
+            house,
+            people,
+            reals,
+            raws,
+            count: 0,
+            left,
+            flooded: false,
+            creates: Vec::new(),
+            calls: Vec::new(),
+        }
     }
 
     pub fn tally(&self) -> Tally {
@@ -149,8 +164,11 @@ impl Run {
             for _ in 0..each.min(self.left) {
                 self.left -= 1;
                 self.step().await?;
+                self.stranger();
+                self.none_silent()?;
                 self.sound()?;
             }
+            self.interlude().await?;
             self.last_blow().await;
             self.quiet().await?;
         }
@@ -356,14 +374,14 @@ impl Run {
                 let hours = [1, 25, 200][self.rng.random_range(0..3)];
                 self.note(&format!("{hours} hours pass"));
                 self.tick("jumps ahead");
-                self.house.clock().jump(hours * hour);
+                self.house.jump(hours * hour);
                 self.house.expire();
             }
             1 => {
                 let back = [1_000, 90_000, hour, 72 * hour][self.rng.random_range(0..4)];
                 self.note(&format!("the clock goes {back} ms back"));
                 self.tick("jumps back");
-                self.house.clock().jump(-back);
+                self.house.jump(-back);
             }
             _ => {}
         }
