@@ -294,14 +294,14 @@ fn a_return_loads_the_time_between_the_stays() {
     let created = json!({"seq":1,"op":"conversation","conv_id":"g:1","conv_seq":1,"change":"created",
         "members":["bob","alice"]});
     take(&mut state, created);
-    take(&mut state, member(4, ME, "removed"));
+    take(&mut state, member(2, ME, "removed"));
     // A row may tell of the return before its entry does.
     let mut told = row(9, 0);
     (told["conv_id"], told["kind"]) = (json!("g:1"), json!("group"));
     apply_conversations(&mut state, &[serde_json::from_str(&told.to_string()).unwrap()], 9);
     assert_eq!(state.conversations[&group].left_seq, None);
     take(&mut state, member(9, ME, "joined"));
-    assert_eq!(state.conversations[&group].stale.gap, Some(4));
+    assert_eq!(state.conversations[&group].stale.gap, Some(2));
 }
 
 #[test]
@@ -344,6 +344,27 @@ fn a_row_that_came_before_its_entries_holds_none_of_them() {
     let too_old = ResetReason::TooOld;
     reset(&mut state, &Reset { id: None, reason: too_old, epoch: "e1".into(), head_seq: 20, floor_seq: 5 });
     assert_eq!((held(&state).stale.gap, held(&state).stale.changes), (Some(1), Some(1)));
+}
+
+#[test]
+fn what_was_had_until_a_removal_is_loaded_also_where_it_is_known_to_be_large_only_later() {
+    let mut state = State { preload: Preload::History(u32::MAX), ..fresh() };
+    let group = ConvId::parse("g:1").unwrap();
+    take(&mut state, member(3, ME, "joined"));
+    // Both are asked for by now, and answered as things stood before a message and the removal.
+    take(&mut state, member(6, ME, "removed"));
+    apply_history(&mut state, &group, HistoryFrom::Newest, &page(vec![], None, 4), true);
+    apply_changes(&mut state, &group, 0, &no_changes(6), true);
+    assert_eq!((state.conversations[&group].stale.gap, state.conversations[&group].stale.changes), (None, None));
+    let mut told = row(6, 1);
+    (told["conv_id"], told["kind"], told["large"], told["left_seq"]) =
+        (json!("g:1"), json!("group"), json!(true), json!(6));
+    apply_conversations(&mut state, &[serde_json::from_str(&told.to_string()).unwrap()], 9);
+    assert_eq!(state.conversations[&group].stale.gap, Some(4));
+    apply_history(&mut state, &group, HistoryFrom::After(4), &page(vec![], None, 6), true);
+    apply_changes(&mut state, &group, 4, &no_changes(6), true);
+    let stale = &state.conversations[&group].stale;
+    assert_eq!((stale.gap, stale.changes), (None, None), "and once is enough");
 }
 
 #[test]

@@ -160,6 +160,37 @@ test("what the application loaded before the list came is asked for its deletes 
   await client.close();
 });
 
+test("what was had until a removal is loaded also where it is known to be large only later", async () => {
+  const line = new Line();
+  const client = line.client({ preload: Infinity });
+  const is = (type: string) => (frame: Frame): boolean => frame.type === type;
+  const member = (seq: number, convSeq: number, change: string): Frame => ({
+    type: "sync", from_seq: seq - 1, to_seq: seq, live: true,
+    entries: [{ seq, op: "member", conv_id: "g:1", conv_seq: convSeq, change, user_id: "alice", by: "bob" }],
+  });
+  const noChanges = { type: "changes", recalled: [], edited: [], reacted: [], up_to: 6, more: false, deleted: [],
+    cleared_up_to: 0 };
+  await welcomed(line, client);
+  line.send(sync(0, 0));
+  const first = await line.next(is("conversations"));
+  line.send({ type: "conversations", id: first.id, conversations: [] });
+  line.send(member(1, 3, "joined"));
+  const list = await line.next(is("conversations"));
+  const newest = await line.next(is("history"));
+  // Answered as things stood before a message and the removal.
+  line.send(member(2, 6, "removed"));
+  line.send({ type: "history", id: newest.id, entries: [], complete: true, head_seq: 4 });
+  const changes = await line.next(is("changes"));
+  line.send({ ...noChanges, id: changes.id });
+  line.send({ type: "conversations", id: list.id, conversations: [{
+    conv_id: "g:1", kind: "group", title: "town", head_seq: 6, last_at: 1, read_seq: 3, unread: 1, join_seq: 3, left_seq: 6,
+    large: true, members_count: 2, settings: { muted: false, pinned: false, hidden: false },
+  }] });
+  const rest = await line.next(is("history"));
+  assert.equal(rest.after, 4);
+  await client.close();
+});
+
 test("answers that come behind the own entry do not touch the next message", async () => {
   const line = new Line();
   const client = line.client();

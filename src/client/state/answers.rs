@@ -137,6 +137,10 @@ pub fn apply_conversations(state: &mut State, rows: &[ConversationSummary], aske
             held.read_seq = row.read_seq;
             held.told_unread(row.unread, row.head_seq, me.as_ref());
         }
+        if row.large && !was_large {
+            // What was loaded before this was known may end before the stay does.
+            held.finish_log(true);
+        }
     }
 }
 
@@ -247,7 +251,7 @@ impl ConversationState {
         }
     }
 
-    /// Large: when news came meanwhile that the load does not contain, it is marked again.
+    /// Large: when news came meanwhile that the load does not contain, or the end of the stay, it is marked again.
     fn finish_log(&mut self, has_changes: bool) {
         if self.loads_log() || !self.large {
             return;
@@ -259,7 +263,9 @@ impl ConversationState {
             // Neither messages nor changes tell a new title.
             self.stale.row.get_or_insert(0);
         }
-        let seen = std::mem::take(&mut self.stale.heads_seen);
+        // Once he has left, its own log is not told any more.
+        let end = self.left_seq.filter(|_| self.complete_from.is_some());
+        let seen = std::mem::take(&mut self.stale.heads_seen).max(end.unwrap_or_default());
         if self.position().is_some_and(|held| held < seen) {
             self.mark_log(has_changes, 0);
         }

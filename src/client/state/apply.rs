@@ -27,8 +27,12 @@ pub fn apply(state: &mut State, entry: &Entry) {
     apply_event(state, event, Some(entry.seq));
     let (preload, loading) = (state.preload, state.loading);
     if let (true, Some(conv_id), Some(conv_seq)) = (follows, event.conv_id(), event.conv_seq()) {
+        let is_own = matches!(event, Event::Member { change, user_id, .. }
+            if *change != MemberChange::Joined && state.user_id.as_ref() == Some(user_id));
         let held = state.conversations.entry(conv_id.clone()).or_default();
-        held.follow(conv_seq, event.target().is_some(), loading);
+        // This user's own role or leave comes here also where the conversation turns out to be large.
+        let jumps = is_own && held.complete_from.is_some() && conv_seq > held.held_to.saturating_add(1);
+        held.follow(conv_seq, event.target().is_some() || jumps, loading);
         if conv_seq > 1 {
             held.preload(preload, entry.seq);
         }
@@ -156,15 +160,15 @@ pub(super) fn notify(state: &mut State, conv_seq: Option<u64>, topic: &MsgId, bo
 }
 
 impl ConversationState {
-    /// The sync timeline has come to this `conv_seq`. Changes say nothing about the messages before
-    /// them: at a return, those made in between come first, of messages seen before.
-    fn follow(&mut self, conv_seq: u64, is_change: bool, loading: Loading) {
+    /// The sync timeline has come to this `conv_seq`. `alone`: it says nothing about the messages before, as a
+    /// change, since at a return those made in between come first, of messages seen before.
+    fn follow(&mut self, conv_seq: u64, alone: bool, loading: Loading) {
         if self.complete_from.is_none() {
             // A row may have told a head: nothing up to there is held for that.
             (self.complete_from, self.held_to, self.reconciled_seq) = (Some(conv_seq), 0, None);
         }
         self.known.row = self.known.row.max(conv_seq);
-        if !is_change {
+        if !alone {
             self.held_to = self.held_to.max(conv_seq);
         }
         if self.reconciled_seq.is_none() {

@@ -148,13 +148,15 @@ impl Inner {
                 }
             };
             let head = conversation.head;
-            self.note_time(head);
             let complete = if self.store.together() { head.fanned } else { head.position.seq };
             state.ledger.get_or_insert_with(|| Ledger::new(complete));
             state.conversation = Some(conversation);
         }
         #[expect(clippy::expect_used, reason = "set just above")]
-        Ok(state.conversation.as_mut().expect("loaded"))
+        let conversation = state.conversation.as_mut().expect("loaded");
+        // Each time: this node may have written it itself, before its clock went back.
+        self.note_time(conversation.head);
+        Ok(conversation)
     }
 
     /// Waits before a store that is away is asked again. What is damaged stays so: that error comes back.

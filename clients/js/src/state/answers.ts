@@ -94,6 +94,8 @@ export function applyConversations(state: State, rows: ConversationSummary[], as
       held.readSeq = row.read_seq;
       toldUnread(held, row.unread, row.head_seq, state.userId);
     }
+    // What was loaded before this was known may end before the stay does.
+    if (row.large && !wasLarge) finishLog(held, true);
   }
 }
 
@@ -173,11 +175,13 @@ function advance(held: Conversation, from: HistoryFrom, answer: HistoryAnswer): 
   }
 }
 
-/** Large: when news came meanwhile that the load does not contain, it is marked again. */
+/** Large: when news came meanwhile that the load does not contain, or the end of the stay, it is marked again. */
 function finishLog(held: Conversation, hasChanges: boolean): void {
   if (loadsLog(held.stale) || !held.large) return;
   if (!hasChanges) held.reconciledSeq = Math.max(held.reconciledSeq ?? 0, held.heldTo);
-  const seen = held.stale.headsSeen;
+  // Once he has left, its own log is not told any more.
+  const end = held.completeFrom !== undefined ? held.leftSeq ?? 0 : 0;
+  const seen = Math.max(held.stale.headsSeen, end);
   held.stale.headsSeen = 0;
   const position = positionOf(held);
   // Neither messages nor changes tell a new title.

@@ -23,7 +23,10 @@ export function applyEntry(state: State, entry: Entry): void {
   const convSeq = "conv_seq" in entry ? entry.conv_seq : undefined;
   if (!followed || typeof convSeq !== "number") return;
   const held = conversationOf(state, convId);
-  follow(held, convSeq, "target" in entry, state.loading);
+  const isOwn = entry.op === "member" && entry.change !== "joined" && entry.user_id === state.userId;
+  // This user's own role or leave comes here also where the conversation turns out to be large.
+  const jumps = isOwn && held.completeFrom !== undefined && convSeq > held.heldTo + 1;
+  follow(held, convSeq, "target" in entry || jumps, state.loading);
   if (convSeq > 1) preloadOf(held, state.preload, entry.seq);
   held.known.preloaded = true;
 }
@@ -132,9 +135,9 @@ export function notify(state: State, convSeq: number | undefined, topic: string,
   if (state.notifications.length > MAX_NOTIFICATIONS) state.notifications.shift();
 }
 
-/** The sync timeline has come to this conv_seq. Changes say nothing about the messages before them: at a
- *  return, those made in between come first, of messages seen before. */
-function follow(held: Conversation, convSeq: number, isChange: boolean, loading: Loading): void {
+/** The sync timeline has come to this conv_seq. `alone`: it says nothing about the messages before, as a change,
+ *  since at a return those made in between come first, of messages seen before. */
+function follow(held: Conversation, convSeq: number, alone: boolean, loading: Loading): void {
   if (held.completeFrom === undefined) {
     // A row may have told a head: nothing up to there is held for that.
     held.completeFrom = convSeq;
@@ -142,7 +145,7 @@ function follow(held: Conversation, convSeq: number, isChange: boolean, loading:
     held.reconciledSeq = undefined;
   }
   held.known.row = Math.max(held.known.row, convSeq);
-  if (!isChange) held.heldTo = Math.max(held.heldTo, convSeq);
+  if (!alone) held.heldTo = Math.max(held.heldTo, convSeq);
   if (held.reconciledSeq === undefined) held.reconciledSeq = convSeq;
   else if (loading !== "reset" && held.stale.changes === undefined) {
     held.reconciledSeq = Math.max(held.reconciledSeq, convSeq);
