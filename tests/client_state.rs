@@ -368,6 +368,30 @@ fn what_was_had_until_a_removal_is_loaded_also_where_it_is_known_to_be_large_onl
 }
 
 #[test]
+fn a_row_asked_for_before_another_undoes_nothing() {
+    let mut state = fresh();
+    let told = |head: u64, unread: u64, muted: bool| {
+        let mut told = row(head, unread);
+        told["settings"]["muted"] = json!(muted);
+        [serde_json::from_str(&told.to_string()).unwrap()]
+    };
+    apply_conversations(&mut state, &told(15, 9, true), 61);
+    apply_conversations(&mut state, &told(5, 3, false), 7);
+    assert_eq!((held(&state).settings.muted, state.unread(&conv())), (true, 9));
+}
+
+#[test]
+fn what_is_deleted_is_not_unread_though_it_was_never_held() {
+    let mut state = fresh();
+    apply_conversations(&mut state, &[serde_json::from_str(&row(3, 2).to_string()).unwrap()], 0);
+    assert_eq!(state.unread(&conv()), 2);
+    take(&mut state, own("delete", json!({"ranges":[[1,2]]})));
+    assert_eq!(state.unread(&conv()), 1);
+    take(&mut state, own("clear", json!({"up_to":3})));
+    assert_eq!(state.unread(&conv()), 0);
+}
+
+#[test]
 fn a_state_survives_being_written_down() {
     let mut state = holding(3);
     take(&mut state, edit(4, 1));

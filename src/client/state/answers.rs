@@ -133,7 +133,8 @@ pub fn apply_conversations(state: &mut State, rows: &[ConversationSummary], aske
             // A new stay that the reset hid.
             held.stale.members |= held.members.is_none();
         }
-        if row.read_seq >= held.read_seq {
+        let is_newer = row.read_seq > held.read_seq || row.head_seq >= held.unheld.as_of;
+        if row.read_seq >= held.read_seq && is_newer {
             held.read_seq = row.read_seq;
             held.told_unread(row.unread, row.head_seq, me.as_ref());
         }
@@ -192,6 +193,8 @@ impl ConversationState {
             self.stale.members = false;
         }
         if self.known.settings <= asked_at {
+            // From now on an answer asked for before this one is older.
+            self.known.settings = asked_at;
             self.settings = row.settings;
         }
     }

@@ -19,6 +19,13 @@ impl RangeSet {
         after > 0 && self.0.get(after - 1).is_some_and(|range| seq <= range.to)
     }
 
+    /// How many numbers from `from` to `to` are in it.
+    #[must_use]
+    pub fn count_in(&self, from: u64, to: u64) -> u64 {
+        let within = |range: &Range| range.to.min(to).saturating_add(1).saturating_sub(range.from.max(from));
+        self.as_slice().iter().map(within).sum()
+    }
+
     /// Adds an interval; an inverted one is ignored.
     pub fn insert(&mut self, range: Range) {
         if range.from > range.to {

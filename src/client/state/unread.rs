@@ -5,8 +5,9 @@
 //! and the same on a device that was never behind and on one that had a reset, because both hold the
 //! same messages. Where it does not (a fresh device that loaded no history), the server's number is
 //! split into the messages held and a rest, and the rest is carried: a message that turns up moves
-//! from the rest to those held, a recall of one not held takes one away. What the rest cannot follow
-//! is a `delete` or `clear` of messages not held; the next `read` or `conversations` puts it right.
+//! from the rest to those held, a recall of one not held takes one away, and there are never more than
+//! numbers that are neither held nor hidden. What else a `delete` or `clear` of messages not held takes
+//! away it cannot follow; the next `read` or `conversations` puts it right.
 //! In large conversations the same rule is used; the server's number may be higher by recalled ones.
 
 use serde::{Deserialize, Serialize};
@@ -33,8 +34,18 @@ impl ConversationState {
     /// Unread messages; `me` is whose device it is.
     #[must_use]
     pub fn unread(&self, me: Option<&UserId>) -> u64 {
-        let rest = if self.counts_exactly() { 0 } else { self.unheld.count };
+        let rest = if self.counts_exactly() { 0 } else { self.unheld.count.min(self.unknown()) };
         self.unread_held(u64::MAX, me) + rest
+    }
+
+    /// Numbers above the read position that the rest may be about: neither held nor hidden.
+    fn unknown(&self) -> u64 {
+        let (floor, as_of) = (self.read_floor(), self.unheld.as_of);
+        if as_of <= floor {
+            return 0;
+        }
+        let held = self.messages.range(floor + 1..=as_of).count() as u64;
+        (as_of - floor).saturating_sub(held + self.deleted.count_in(floor + 1, as_of))
     }
 
     /// Whether every message above the read position is held.

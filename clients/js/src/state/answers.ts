@@ -90,7 +90,8 @@ export function applyConversations(state: State, rows: ConversationSummary[], as
       // A new stay that the reset hid.
       held.stale.members ||= held.members === undefined;
     }
-    if (row.read_seq >= held.readSeq) {
+    const isNewer = row.read_seq > held.readSeq || row.head_seq >= held.unheld.asOf;
+    if (row.read_seq >= held.readSeq && isNewer) {
       held.readSeq = row.read_seq;
       toldUnread(held, row.unread, row.head_seq, state.userId);
     }
@@ -137,7 +138,11 @@ function takeRow(held: Conversation, row: ConversationSummary, askedAt: number):
     held.members = undefined;
     held.stale.members = false;
   }
-  if (held.known.settings <= askedAt) held.settings = { ...row.settings };
+  if (held.known.settings <= askedAt) {
+    // From now on an answer asked for before this one is older.
+    held.known.settings = askedAt;
+    held.settings = { ...row.settings };
+  }
 }
 
 /** Bounds of what is held without a hole. `low`: the page covers everything from it on. */

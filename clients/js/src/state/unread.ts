@@ -5,8 +5,8 @@
 // on a device that was never behind and on one that had a reset. Where it does not (a fresh device that
 // loaded no history), the server's number is split into the messages held and a rest, and the rest is
 // carried: a message that turns up moves from the rest to those held, a recall of one not held takes one
-// away. What the rest cannot follow is a delete or clear of messages not held; the next `read` or
-// `conversations` puts it right.
+// away, and there are never more than numbers that are neither held nor hidden. What else a delete or clear of
+// messages not held takes away it cannot follow; the next `read` or `conversations` puts it right.
 
 import type { Conversation, HeldMessage } from "./model.js";
 
@@ -15,7 +15,17 @@ const readFloor = (held: Conversation): number => Math.max(held.readSeq, held.cl
 
 /** Unread messages; `me` is whose device it is. */
 export function unreadOf(held: Conversation, me: string | undefined): number {
-  return unreadHeld(held, Infinity, me) + (countsExactly(held) ? 0 : held.unheld.count);
+  return unreadHeld(held, Infinity, me) + (countsExactly(held) ? 0 : Math.min(held.unheld.count, unknown(held)));
+}
+
+/** Numbers above the read position that the rest may be about: neither held nor hidden. */
+function unknown(held: Conversation): number {
+  const floor = readFloor(held);
+  const { asOf } = held.unheld;
+  let count = Math.max(0, asOf - floor);
+  for (const seq of held.messages.keys()) if (seq > floor && seq <= asOf) count -= 1;
+  for (const [from, to] of held.deleted) count -= Math.max(0, Math.min(to, asOf) + 1 - Math.max(from, floor + 1));
+  return Math.max(0, count);
 }
 
 /** Whether every message above the read position is held. */
