@@ -89,11 +89,7 @@ impl Run {
         if self.rng.random_bool(0.7) {
             self.house.trouble(false);
         }
-        let device = company.devices[0];
-        let others = company.members.iter().filter(|member| **member != self.raws[device].user);
-        let Some(victim) = others.collect::<Vec<_>>().choose(&mut self.rng).map(|user| (*user).clone()) else { return };
-        self.go_to(device, a);
-        tokio::time::sleep(ms(1_500)).await;
+        let (device, Some(victim)) = (company.devices[0], self.goes_for_another(&company, a).await) else { return };
         self.note(&format!("nodes {a} and {b} are at odds over {} and {victim}", company.conv));
         self.tick("feuds");
         let trap = self.house.trap(a);
@@ -139,6 +135,16 @@ impl Run {
         }
     }
 
+    /// Its device goes to this node; gives another of its members, whose timeline the node is to deliver to.
+    async fn goes_for_another(&mut self, company: &Company, node: usize) -> Option<UserId> {
+        let device = company.devices[0];
+        let others = company.members.iter().filter(|member| **member != self.raws[device].user);
+        let other = others.collect::<Vec<_>>().choose(&mut self.rng).map(|user| (*user).clone())?;
+        self.go_to(device, node);
+        tokio::time::sleep(ms(1_500)).await;
+        Some(other)
+    }
+
     /// A delivery waits; another node's mark raises the term, so that the next message needs a new mark, and the node
     /// dies when it has just deleted the older one. What waits is known by the new one alone.
     async fn begun_anew(&mut self) {
@@ -148,11 +154,7 @@ impl Run {
         let b = (a + self.rng.random_range(1..nodes)) % nodes;
         self.restore(&[a, b]).await;
         self.house.trouble(false);
-        let device = company.devices[0];
-        let others = company.members.iter().filter(|member| **member != self.raws[device].user);
-        let Some(victim) = others.collect::<Vec<_>>().choose(&mut self.rng).map(|user| (*user).clone()) else { return };
-        self.go_to(device, a);
-        tokio::time::sleep(ms(1_500)).await;
+        let (device, Some(victim)) = (company.devices[0], self.goes_for_another(&company, a).await) else { return };
         self.note(&format!("node {a} begins its mark of {} anew while {victim} is not told", company.conv));
         self.tick("begun anew");
         let trap = self.house.trap(a);

@@ -26,6 +26,7 @@ mod house;
 #[cfg(planted_bugs)]
 #[path = "../hunt/mod.rs"]
 mod hunt;
+mod inside;
 mod interlude;
 mod judge;
 mod large;
