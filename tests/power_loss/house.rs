@@ -21,7 +21,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 const SECRET: &str = "a secret of the tests";
 /// Nothing takes so long, unless it never comes.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Pairs that write to each other, each a conversation.
 const PAIRS: usize = 4;
 /// Messages unanswered at a time and sender.
