@@ -8,7 +8,7 @@ use std::time::Duration;
 use everline::protocol::*;
 use rand::Rng;
 
-use crate::device::{Act, Raw};
+use crate::device::Act;
 use crate::run::{Run, ms};
 
 /// A node's word holds for so long.
@@ -86,7 +86,7 @@ impl Run {
         self.restore(&[node, other]).await;
         self.house.trouble(false);
         let user = self.raws[device].user.clone();
-        let mut guest = Raw::new(&user, &self.fresh("guest"));
+        let mut guest = self.guest(&user);
         guest.connect(&self.house, node, None, false);
         self.go_to(device, other);
         tokio::time::sleep(RENEWED).await;

@@ -16,7 +16,8 @@ use crate::run::{Run, ms};
 const SOON: Duration = Duration::from_secs(5);
 
 impl Run {
-    fn guest(&mut self, user: &UserId) -> Raw {
+    /// A further device of the user, gone with the scene.
+    pub fn guest(&mut self, user: &UserId) -> Raw {
         let name = self.fresh("guest");
         Raw::new(user, &name)
     }
