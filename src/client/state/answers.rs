@@ -133,8 +133,7 @@ pub fn apply_conversations(state: &mut State, rows: &[ConversationSummary], aske
             // A new stay that the reset hid.
             held.stale.members |= held.members.is_none();
         }
-        let is_newer = row.read_seq > held.read_seq || row.head_seq >= held.unheld.as_of;
-        if row.read_seq >= held.read_seq && is_newer {
+        if (row.read_seq, row.head_seq) >= (held.read_seq, held.unheld.as_of) {
             held.read_seq = row.read_seq;
             held.told_unread(row.unread, row.head_seq, me.as_ref());
         }
