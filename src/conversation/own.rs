@@ -1,6 +1,7 @@
 //! What a user does for himself: `delete`, `clear`, `read`, `settings`. They go through his own lane,
 //! become entries of his sync timeline (so every device learns) and state (so nothing brings it back).
 
+use super::Refusal;
 use super::decide::{Decision, NotDecided};
 use super::entry::{Header, Kind};
 use super::inbox::Inbox;
@@ -10,6 +11,7 @@ use super::rows::Target;
 use super::user_row::UserRow;
 use super::view::View;
 use crate::planted::{Bug, planted};
+use crate::protocol::limits::MAX_DELETED;
 use crate::protocol::{AnswerBody, ConvId, ErrorCode, Event, Range, Request, UserId};
 use crate::store::{Span, Store};
 use crate::timeline::Draft;
@@ -172,6 +174,9 @@ impl OwnDesk<'_> {
         }
         if deleted.is_empty() {
             return Ok(None);
+        }
+        if hidden.count() > MAX_DELETED {
+            return Err(Refusal { field: Some("ranges"), ..Refusal::new(ErrorCode::TooLarge) }.into());
         }
         row.has_hidden = true;
         self.inbox.set_hidden(self.draft, &view.id, hidden);

@@ -32,6 +32,11 @@ impl Ranges {
         self.0.is_empty()
     }
 
+    /// How many ranges it is made of.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// Adds [from, to], joining what it touches.
     pub fn insert(&mut self, from: u64, to: u64) {
         let first = self.0.partition_point(|(_, end)| end.saturating_add(1) < from);

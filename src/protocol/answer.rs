@@ -53,7 +53,7 @@ pub enum AnswerBody {
     History {
         /// Ascending `conv_seq`.
         entries: Vec<HistoryEntry>,
-        /// For the same parameter of the next request; absent when complete.
+        /// For the same parameter of the next request; absent when complete. For `after_at` not always a time.
         #[serde(skip_serializing_if = "Option::is_none")]
         next: Option<u64>,
         /// Nothing more in this direction.

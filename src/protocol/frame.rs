@@ -169,6 +169,25 @@ pub(super) fn text_of<T: Serialize>(frame: &T) -> String {
     serde_json::to_string(frame).unwrap_or_default()
 }
 
+/// Bytes a value takes in a frame. Its text is counted, not kept.
+#[must_use]
+pub fn encoded_len<T: Serialize>(value: &T) -> usize {
+    struct Count(usize);
+    impl std::io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    // As in `text_of`; and counting never fails.
+    let _ = serde_json::to_writer(&mut count, value);
+    count.0
+}
+
 #[derive(Deserialize)]
 struct Head<'a> {
     #[serde(borrow, rename = "type")]

@@ -40,6 +40,8 @@ pub const LARGE_CONVERSATION_MEMBERS: u64 = 500;
 pub const MAX_MENTIONS: usize = 50;
 /// `ranges` of one `delete`.
 pub const MAX_RANGES: usize = 200;
+/// Ranges a user may have deleted of one conversation: `changes` tells them whole.
+pub const MAX_DELETED: usize = 10_000;
 /// `users`, `members` of one request.
 pub const MAX_USERS: usize = 1_000;
 /// `title`: characters, at least 1.
@@ -68,6 +70,9 @@ pub const MAX_HELLO_CONVERSATIONS: usize = 2_000;
 pub const DEFAULT_HISTORY_LIMIT: u32 = 30;
 /// Largest `limit` of `history`.
 pub const MAX_HISTORY_LIMIT: u32 = 200;
+/// From here on `after_at` of `history` is no time but a place, `HISTORY_PLACES` + conv_seq: what `next` is
+/// where more messages than an answer holds have one time.
+pub const HISTORY_PLACES: u64 = 1 << 52;
 /// `conversations`, `members` without `limit`. The contract is silent.
 pub const DEFAULT_PAGE_LIMIT: u32 = 100;
 /// Largest `limit` of `conversations`, `members`. The contract is silent.

@@ -46,8 +46,8 @@ pub use body::{Body, InvalidBody};
 pub use entry::{ConversationChange, Entry, Event, HistoryEntry, MemberChange, Message, ReactionCount};
 pub use error::{CloseCode, ErrorCode, ErrorFrame, close_reconnects};
 pub use frame::{
-    EncodedHeads, HeadsItem, Reset, ResetReason, ServerFrame, SyncFrame, SyncMode, Welcome, write_heads_frame,
-    write_sync_frame,
+    EncodedHeads, HeadsItem, Reset, ResetReason, ServerFrame, SyncFrame, SyncMode, Welcome, encoded_len,
+    write_heads_frame, write_sync_frame,
 };
 pub use ids::{ConvId, DeviceId, InvalidId, MsgId, UserId};
 pub use limits::Limits;

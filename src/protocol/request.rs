@@ -383,7 +383,7 @@ pub enum HistoryFrom {
     Before(u64),
     /// Those after this `conv_seq`, exclusive; the oldest of them.
     After(u64),
-    /// Those sent at or after this time, in milliseconds; the oldest of them.
+    /// Those sent at or after this time, in milliseconds, or behind the place that `next` named; the oldest of them.
     AfterAt(u64),
 }
 
@@ -396,7 +396,7 @@ struct HistoryFromFields {
     before: Option<u64>,
     /// Exclusive `conv_seq`; excludes the other two.
     after: Option<u64>,
-    /// Milliseconds, inclusive; excludes the other two.
+    /// Milliseconds, inclusive, or a `next` told before; excludes the other two.
     after_at: Option<u64>,
 }
 

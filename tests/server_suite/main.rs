@@ -4,6 +4,7 @@
 //! (deadlines, heartbeats) are configured small.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests: a failure is a panic")]
 
+mod bounds;
 mod ephemeral;
 mod flow;
 mod handshake;

@@ -383,7 +383,7 @@ export type HistoryAnswer = {
   head_seq: number;
   /** The request's id. */
   id: MsgId;
-  /** For the same parameter of the next request; absent when complete. */
+  /** For the same parameter of the next request; absent when complete. For `after_at` not always a time. */
   next?: number | null;
   type: "history";
 };
@@ -401,7 +401,7 @@ export type HistoryMode = "since_join" | "full";
 export type HistoryRequest = {
   /** Exclusive `conv_seq`; excludes the other two. */
   after?: number | null;
-  /** Milliseconds, inclusive; excludes the other two. */
+  /** Milliseconds, inclusive, or a `next` told before; excludes the other two. */
   after_at?: number | null;
   /** Exclusive `conv_seq`; excludes the other two. */
   before?: number | null;

@@ -1,8 +1,10 @@
 //! `changes`: what became of messages since a conv_seq. Its cost grows with changes, not messages.
 
-use super::{Reader, Seen};
+use serde::Serialize;
+
+use super::{Filled, Reader, Seen};
 use crate::conversation::decide::NotDecided;
-use crate::conversation::rows::{self, Change, ChangeKind, Target};
+use crate::conversation::rows::{self, Change, ChangeKind, Reaction, Target};
 use crate::protocol::{AnswerBody, ConvId, EditChange, ReactionChange, RecallChange};
 use crate::store::{RowKey, Section};
 
@@ -10,15 +12,14 @@ type Result<T> = std::result::Result<T, NotDecided>;
 
 /// Changes looked at for one answer.
 const AT_ONCE: usize = 500;
-/// Edit bodies in one answer.
-const MOST_BYTES: usize = 512 * 1024;
 
-#[derive(Default)]
-struct Found {
-    recalled: Vec<RecallChange>,
-    edited: Vec<EditChange>,
-    reacted: Vec<ReactionChange>,
-    bytes: usize,
+/// What a change comes to.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Told {
+    Recall(RecallChange),
+    Edit(EditChange),
+    Reaction(ReactionChange),
 }
 
 impl Reader<'_> {
@@ -29,22 +30,29 @@ impl Reader<'_> {
         let page = self.store.rows(&seen.view.timeline, Section::Change, Some(after), head, AT_ONCE).await?;
         let mut more = page.len() == AT_ONCE;
         let mut up_to = if more { page.last().map_or(head, |(key, _)| key.n) } else { head };
-        let mut found = Found::default();
-        for (key, value) in &page {
-            if found.bytes > MOST_BYTES {
+        let deleted = seen.hidden.to_wire();
+        let mut filled = Filled::default();
+        // These are told whole, with whatever else there is room for.
+        filled.takes(&deleted);
+        let (mut recalled, mut edited, mut reacted) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, (key, value)) in page.iter().enumerate() {
+            let change: Change = rows::unpack(&seen.view.timeline, key, value)?;
+            let told = if seen.view.sees(change.target) { self.told(&seen, key.n, change).await? } else { None };
+            let Some(told) = told else { continue };
+            if !filled.takes(&told) && index > 0 {
                 (more, up_to) = (true, key.n - 1);
                 break;
             }
-            let change: Change = rows::unpack(&seen.view.timeline, key, value)?;
-            if seen.view.sees(change.target) {
-                self.take_in(&seen, key.n, change, &mut found).await?;
+            match told {
+                Told::Recall(change) => recalled.push(change),
+                Told::Edit(change) => edited.push(change),
+                Told::Reaction(change) => reacted.push(change),
             }
         }
-        let deleted = seen.hidden.to_wire();
         Ok(AnswerBody::Changes {
-            recalled: found.recalled,
-            edited: found.edited,
-            reacted: found.reacted,
+            recalled,
+            edited,
+            reacted,
             // What a leaver asks beyond his leave is of his leave; never back behind the question.
             up_to: up_to.max(since.min(head)),
             more,
@@ -53,37 +61,27 @@ impl Reader<'_> {
         })
     }
 
-    /// Adds the change at `seq` if it is the last word about its target.
-    async fn take_in(&self, seen: &Seen, seq: u64, change: Change, found: &mut Found) -> Result<()> {
+    /// The change at `seq`, if it is the last word about its target.
+    async fn told(&self, seen: &Seen, seq: u64, change: Change) -> Result<Option<Told>> {
         let target: Target = seen.view.target(self.store, change.target).await?.unwrap_or_default();
-        if let Some((conv_seq, by)) = &target.recall {
-            if change.kind == ChangeKind::Recall {
-                found.recalled.push(RecallChange { target: change.target, conv_seq: *conv_seq, by: by.clone() });
-            }
+        if let Some((conv_seq, by)) = target.recall {
             // Edits and reactions of what is gone are gone with it.
-            return Ok(());
+            let recall = RecallChange { target: change.target, conv_seq, by };
+            return Ok((change.kind == ChangeKind::Recall).then_some(Told::Recall(recall)));
         }
         match change.kind {
-            ChangeKind::Recall => {}
+            ChangeKind::Recall => Ok(None),
             ChangeKind::Edit => {
                 let last = target.edits.iter().rfind(|edit| **edit <= seen.view.head_seq()) == Some(&seq);
-                if let Some((body, edited_at, by)) = if last { self.edit_at(seen, seq).await? } else { None } {
-                    found.bytes += body.len();
-                    found.edited.push(EditChange { target: change.target, conv_seq: seq, by, body, edited_at });
-                }
+                let edit = if last { self.edit_at(seen, seq).await? } else { None };
+                Ok(edit.map(|(body, edited_at, by)| {
+                    Told::Edit(EditChange { target: change.target, conv_seq: seq, by, body, edited_at })
+                }))
             }
-            ChangeKind::Reaction => {
-                found.reacted.extend(target.reactions.iter().filter(|word| word.conv_seq == seq).map(|word| {
-                    ReactionChange {
-                        target: change.target,
-                        conv_seq: seq,
-                        user_id: word.user_id.clone(),
-                        key: word.key.clone(),
-                        add: word.add,
-                    }
-                }));
-            }
+            ChangeKind::Reaction => Ok(target.reactions.into_iter().find(|word| word.conv_seq == seq).map(|word| {
+                let Reaction { conv_seq, user_id, key, add } = word;
+                Told::Reaction(ReactionChange { target: change.target, conv_seq, user_id, key, add })
+            })),
         }
-        Ok(())
     }
 }

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use super::{Reader, Seen, damaged};
+use super::{Filled, Reader, Seen, damaged};
 use crate::conversation::decide::NotDecided;
 use crate::conversation::entry::{self, Kind};
 use crate::conversation::rows::Target;
-use crate::protocol::limits::{MAX_REACTION_USERS, MAX_SERVER_FRAME};
+use crate::protocol::limits::{HISTORY_PLACES, MAX_REACTION_USERS};
 use crate::protocol::{AnswerBody, ConvId, Event, HistoryEntry, HistoryFrom, Message, ReactionCount, UserId};
 use crate::store::{Entry, Span};
 
@@ -16,8 +16,6 @@ type Result<T> = std::result::Result<T, NotDecided>;
 const LOOKED_AT: usize = 2000;
 /// Of the store, at least and at most: as many as the page lacks, and one that shows that it is full.
 const READ_AT_ONCE: (usize, usize) = (64, 256);
-/// Text in one answer; well below what a frame may hold.
-const MOST_BYTES: usize = MAX_SERVER_FRAME / 2;
 
 /// Where a page has got to.
 struct Scan {
@@ -25,11 +23,11 @@ struct Scan {
     /// Exclusive bound of what was looked at, in the direction of reading.
     at: u64,
     found: Vec<HistoryEntry>,
-    /// Time of the first entry not looked at, where a page ended. Not simply that of the next number,
-    /// which the reader may not see: it may have the time of those told already.
+    /// Time of the last entry looked at.
+    last_at: u64,
+    /// Time of the first entry not looked at; `None`: the end of what there is was reached. Not simply that
+    /// of the next number, which the reader may not see: it may have the time of those told already.
     next_at: Option<u64>,
-    /// The end of what there is was reached.
-    complete: bool,
 }
 
 impl Reader<'_> {
@@ -44,16 +42,19 @@ impl Reader<'_> {
             HistoryFrom::Newest => (true, head + 1),
             HistoryFrom::Before(seq) => (true, seq.min(head + 1)),
             HistoryFrom::After(seq) => (false, seq),
-            HistoryFrom::AfterAt(time) => (false, self.last_before(seen, time).await?),
+            HistoryFrom::AfterAt(time) => match time.checked_sub(HISTORY_PLACES) {
+                Some(seq) => (false, seq),
+                None => (false, self.last_before(seen, time).await?),
+            },
         };
-        let mut scan = Scan { backward, at, found: Vec::new(), next_at: None, complete: false };
+        let mut scan = Scan { backward, at, found: Vec::new(), last_at: 0, next_at: None };
         let by_time = matches!(from, HistoryFrom::AfterAt(_));
         self.scan(seen, &mut scan, limit, by_time).await?;
-        let next = match (scan.complete, by_time) {
-            (true, _) => None,
-            (false, false) => Some(scan.at),
-            (false, true) => scan.next_at,
-        };
+        let next = scan.next_at.map(|time| match by_time {
+            false => scan.at,
+            true if time != scan.last_at => time,
+            true => HISTORY_PLACES + scan.at,
+        });
         if scan.backward {
             scan.found.reverse();
         }
@@ -61,12 +62,12 @@ impl Reader<'_> {
     }
 
     /// Looks at entries in the direction of the scan until `limit` messages are found. By time, a page
-    /// ends only between two times, so that the next one can begin with a time.
+    /// goes on to where the time changes, so that the next one can begin with a time; unless the answer is
+    /// full before: after a clock that was put back any number of entries has the same time.
     async fn scan(&self, seen: &Seen, scan: &mut Scan, limit: usize, by_time: bool) -> Result<()> {
-        let (mut looked, mut bytes, mut last_at) = (0, 0, 0);
+        let (mut looked, mut filled) = (0, Filled::default());
         loop {
             let Some((after, up_to)) = stretch(seen, scan) else {
-                scan.complete = true;
                 return Ok(());
             };
             let lacking = (limit + 1).saturating_sub(scan.found.len()).clamp(READ_AT_ONCE.0, READ_AT_ONCE.1);
@@ -80,17 +81,20 @@ impl Reader<'_> {
             let targets: HashMap<u64, Target> =
                 seen.view.targets(self.store, low - 1, high).await?.into_iter().collect();
             for entry in &page {
-                let full = scan.found.len() >= limit || looked >= LOOKED_AT || bytes >= MOST_BYTES;
-                if full && !(by_time && entry.at == last_at) {
+                let enough = scan.found.len() >= limit && !(by_time && entry.at == scan.last_at);
+                if enough || looked >= LOOKED_AT {
                     scan.next_at = Some(entry.at);
                     return Ok(());
                 }
                 if let Some(message) = self.as_it_stands(seen, entry, targets.get(&entry.seq)).await? {
-                    bytes += entry.data.len() + 64;
+                    if !filled.takes(&message) {
+                        scan.next_at = Some(entry.at);
+                        return Ok(());
+                    }
                     scan.found.push(message);
                 }
-                (looked, last_at) = (looked + 1, entry.at);
-                scan.at = entry.seq;
+                looked += 1;
+                (scan.at, scan.last_at) = (entry.seq, entry.at);
             }
         }
     }

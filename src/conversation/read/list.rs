@@ -1,6 +1,6 @@
 //! `conversations` (the recent-contacts list) and `members`.
 
-use super::{Reader, Seen, damaged};
+use super::{Filled, Reader, Seen, damaged};
 use crate::conversation::Refusal;
 use crate::conversation::decide::NotDecided;
 use crate::conversation::entry::{self, Kind};
@@ -18,8 +18,6 @@ use crate::store::{Error, RowKey, Section, Span, TimelineId};
 type Result<T> = std::result::Result<T, NotDecided>;
 
 const PAGE: usize = 1000;
-/// Text in one answer; well below what a frame may hold.
-const MOST_BYTES: usize = 512 * 1024;
 
 impl Reader<'_> {
     /// Most recent first; a page goes on below (last_at, conv_id) of the page before.
@@ -44,22 +42,20 @@ impl Reader<'_> {
             }
         }
         listed.sort_unstable_by(|a, b| b.cmp(a));
-        let (mut conversations, mut bytes, mut next) = (Vec::new(), 0, None);
+        let (mut conversations, mut filled, mut next) = (Vec::new(), Filled::default(), None);
         let mut last: Option<&(u64, ConvId)> = None;
         for place in &listed {
-            if let Some(last) = last.filter(|_| conversations.len() >= limit || bytes > MOST_BYTES) {
+            let mut full = conversations.len() >= limit;
+            if !full && let Some(seen) = self.seen(&place.1).await? {
+                let summary = self.summary(&seen, place.0).await?;
+                full = !filled.takes(&summary);
+                if !full {
+                    conversations.push(summary);
+                }
+            }
+            if let Some(last) = last.filter(|_| full) {
                 next = Some(format!("{}~{}", last.0, last.1));
                 break;
-            }
-            if let Some(seen) = self.seen(&place.1).await? {
-                let summary = self.summary(&seen, place.0).await?;
-                bytes += 512 + summary.attributes.as_ref().map_or(0, crate::protocol::Body::len);
-                bytes += summary
-                    .last
-                    .as_ref()
-                    .and_then(|last| last.message.body.as_ref())
-                    .map_or(0, crate::protocol::Body::len);
-                conversations.push(summary);
             }
             last = Some(place);
         }

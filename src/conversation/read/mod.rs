@@ -13,7 +13,8 @@ use super::inbox::{hidden_of, read_row};
 use super::ranges::Ranges;
 use super::user_row::UserRow;
 use super::view::View;
-use crate::protocol::{AnswerBody, ConvId, ErrorCode, HistoryFrom, UserId};
+use crate::protocol::limits::MAX_SERVER_FRAME;
+use crate::protocol::{AnswerBody, ConvId, ErrorCode, HistoryFrom, UserId, encoded_len};
 use crate::store::{Error, Result, Store, TimelineId};
 
 /// Reads on behalf of one user.
@@ -26,6 +27,26 @@ pub struct Reader<'a> {
 }
 
 type Answer = std::result::Result<AnswerBody, Refusal>;
+
+/// Bytes of one answer; well below what a frame may hold, for what stands beside the parts counted.
+const MOST_BYTES: usize = MAX_SERVER_FRAME / 2;
+
+/// How full an answer is, counted in what is really written: an answer that outgrows a frame never arrives,
+/// and who asks for it would ask the same for ever.
+#[derive(Default)]
+struct Filled(usize);
+
+impl Filled {
+    /// Whether an answer has room for this part, which is counted if so. The first always has.
+    fn takes<T: serde::Serialize>(&mut self, part: &T) -> bool {
+        let after = self.0 + encoded_len(part) + 1;
+        let takes = self.0 == 0 || after <= MOST_BYTES;
+        if takes {
+            self.0 = after;
+        }
+        takes
+    }
+}
 
 fn refused(error: NotDecided) -> Refusal {
     match error {
