@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 const CLIENT: &str = include_str!("golden/client.json");
 const SERVER: &str = include_str!("golden/server.json");
 const ENTRIES: &str = include_str!("golden/entries.json");
+const CONTRACT: &str = include_str!("../docs/protocol.md");
 
 fn literals(file: &str) -> Vec<&str> {
     let items: Vec<&RawValue> = serde_json::from_str(file).unwrap();
@@ -60,6 +61,48 @@ fn server_frames_come_back_equal() {
         sent sync typing welcome";
     let types: Vec<_> = types.split_whitespace().collect();
     assert_eq!(tags(SERVER, "type").iter().collect::<Vec<_>>(), types);
+}
+
+/// The frames that stand in the contract, in blocks (continued over lines) and between backticks; true: the client's
+/// (`C {`). Parts left out of the example (`[...]`) are empty; what is cut off (`,...`) is no frame.
+fn frames_of_the_contract() -> Vec<(bool, String)> {
+    let begins = |text: &str| ["C {", "S {", r#"{"type":"#].iter().any(|begin| text.starts_with(begin));
+    let mut found: Vec<String> = Vec::new();
+    let mut open = false;
+    for line in CONTRACT.lines() {
+        match line.strip_prefix("    ") {
+            Some(block) if begins(block) => found.push(block.to_owned()),
+            Some(more) if open => found.last_mut().unwrap().push_str(more),
+            _ => found.extend(line.split('`').skip(1).step_by(2).filter(|part| begins(part)).map(str::to_owned)),
+        }
+        open = line.starts_with("    ");
+    }
+    found.retain(|text| !text.contains(",...}"));
+    let parts = found.iter().map(|text| match text.split_at(2) {
+        ("C ", frame) => (true, frame),
+        ("S ", frame) => (false, frame),
+        _ => (false, text.as_str()),
+    });
+    parts.map(|(client, frame)| (client, frame.replace("[...]", "[]"))).collect()
+}
+
+#[test]
+fn the_frames_of_the_contract_come_back_equal() {
+    let frames = frames_of_the_contract();
+    let mut types = BTreeSet::new();
+    for (client, text) in &frames {
+        let written = if *client {
+            ClientFrame::parse(text).unwrap_or_else(|reject| panic!("{text}: {reject}")).to_json()
+        } else {
+            let frame = ServerFrame::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_ne!(frame, ServerFrame::Unknown, "{text}");
+            frame.to_json()
+        };
+        assert_eq!(value(&written), value(text));
+        types.insert(value(text)["type"].as_str().unwrap().to_owned());
+    }
+    let due = ["ack", "error", "heads", "hello", "ping", "pong", "reset", "sync", "typing", "welcome"];
+    assert!(types.iter().eq(due), "{types:?}");
 }
 
 #[test]

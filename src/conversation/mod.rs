@@ -33,7 +33,7 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal without a field.
     pub fn new(code: ErrorCode) -> Self {
-        Self { code, field: None, retry_after_ms: None }
+        Self { code, field: None, retry_after_ms: code.retry_after_ms() }
     }
 
     /// `invalid_field`.

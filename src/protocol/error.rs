@@ -47,7 +47,7 @@ pub enum ErrorCode {
     Gone,
     /// A body over the limit.
     TooLarge,
-    /// `client_msg_id` or `op_id` used before with other content.
+    /// `client_msg_id` used before with other content.
     IdempotencyConflict,
     /// The store is slow or its answer unknown; try the same again.
     Unavailable,
@@ -141,6 +141,15 @@ impl ErrorCode {
     #[must_use]
     pub const fn retryable(self) -> bool {
         matches!(self, Self::RateLimited | Self::Unavailable | Self::Overloaded)
+    }
+
+    /// Milliseconds after which to try again, where nothing tells a better time.
+    #[must_use]
+    pub const fn retry_after_ms(self) -> Option<u64> {
+        match self {
+            Self::Overloaded => Some(1000),
+            _ => None,
+        }
     }
 
     /// The close that always follows this error. `None`: the connection goes on, or the session
@@ -269,7 +278,7 @@ pub struct ErrorFrame {
 }
 
 impl ErrorFrame {
-    /// With the code's own message and nothing else set.
+    /// With the code's own message and time to wait, and nothing else set.
     #[must_use]
     pub fn new(id: Option<MsgId>, code: ErrorCode) -> Self {
         Self {
@@ -277,7 +286,7 @@ impl ErrorFrame {
             code,
             message: Cow::Borrowed(code.default_message()),
             retryable: code.retryable(),
-            retry_after_ms: None,
+            retry_after_ms: code.retry_after_ms(),
             field: None,
         }
     }

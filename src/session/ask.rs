@@ -90,7 +90,7 @@ impl<S: Transport> Session<S> {
                 if self.feed.open_syncs() < self.shared().limits.requests_in_flight {
                     self.sync_from(envelope.id, after_seq);
                 } else {
-                    self.tell(ErrorFrame::new(Some(envelope.id), ErrorCode::Overloaded).with_retry_after(1000));
+                    self.tell(ErrorFrame::new(Some(envelope.id), ErrorCode::Overloaded));
                 }
                 Ok(())
             }
@@ -189,7 +189,7 @@ impl<S: Transport> Session<S> {
         match verified {
             // Bounded like requests, though it takes no place in their order.
             Ok(_) if self.work.len() > 2 * self.shared().limits.requests_in_flight => {
-                self.tell(ErrorFrame::new(Some(id), ErrorCode::Overloaded).with_retry_after(1000));
+                self.tell(ErrorFrame::new(Some(id), ErrorCode::Overloaded));
                 Ok(())
             }
             Ok(identity) => {

@@ -14,6 +14,7 @@ mod hostile;
 mod large;
 mod process;
 mod random;
+mod refusals;
 mod requests;
 mod tls;
 mod wrong;
