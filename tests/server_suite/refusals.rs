@@ -62,7 +62,7 @@ async fn recall_and_edit_after_their_time_are_too_late() {
     let edit = json!({"type":"edit","conv_id":"d:alice:bob","target":1,"body":{}});
     house.clock.jump(DAY - 60_000);
     assert_eq!(client.ask(edit.clone()).await["type"], "ok", "before a day is over");
-    house.clock.jump(60_000);
+    house.clock.jump(61_000);
     for change in [&recall, &edit] {
         let answer = client.ask(change.clone()).await;
         assert_eq!((&answer["code"], &answer["retryable"]), (&json!("too_late"), &json!(false)), "{answer}");
