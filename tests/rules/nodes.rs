@@ -10,6 +10,7 @@ use everline::hub::{Hub, Live, Signal};
 use everline::protocol::*;
 use everline::store::sim::Faults;
 
+use super::gate::When;
 use super::oracle::{all_delivered, times};
 use super::socket::{Device, HEARTBEAT};
 use super::world::*;
@@ -104,6 +105,36 @@ pub async fn what_a_dead_node_left_is_finished_by_the_living() -> Proof {
     all_delivered(&world, &conv)?;
     ensure_eq!(world.sim.all_marks().len(), 0, "marks left");
     Ok(())
+}
+
+/// Of what one dead node left bob's part cannot be delivered; what another leaves is finished all the same.
+pub async fn a_timeline_that_is_away_keeps_nobody_from_looking() -> Proof {
+    let (world, _exchange, a, b, conv) = joined().await?;
+    let c = world.node();
+    a.gate.die_once_applied(log_of(&conv));
+    a.start("alice", send(&conv, "m2"));
+    rest().await;
+    let bob = b.gate.hold(of("bob"), When::Before);
+    let other = direct("carol", "dave");
+    let mut sights = Sights::default();
+    for look in 0..10 {
+        b.engine.renew().await.map_err(|error| error.to_string())?;
+        b.engine.finish_for_the_dead(&mut sights).await.map_err(|error| error.to_string())?;
+        tokio::time::sleep(WORD / 3).await;
+        if look == 4 {
+            bob.reached().await;
+            c.gate.die_once_applied(log_of(&other));
+            c.start("carol", send(&other, "m1"));
+        }
+    }
+    all_delivered(&world, &other)?;
+    let left: Vec<_> = world.sim.all_marks().into_iter().map(|mark| mark.conversation).collect();
+    ensure_eq!(left, std::slice::from_ref(&conv), "marks left");
+    bob.release();
+    rest().await;
+    let finished = b.engine.finish_for_the_dead(&mut sights).await.map_err(|error| error.to_string())?;
+    ensure_eq!(finished, 1, "marks finished since");
+    all_delivered(&world, &conv)
 }
 
 /// A node cut off from the store may be taken for dead: it must not be sent clients.

@@ -21,10 +21,12 @@ use tokio::sync::oneshot;
 use super::{Answer, Inner, Refusal};
 use crate::conversation::decide::Order;
 use crate::conversation::state::Conversation;
-use crate::fanout::Ledger;
+use crate::fanout::{Ledger, Progress};
 use crate::protocol::{ConvId, ErrorCode, UserId};
 use crate::store::{Error, Mark};
 use crate::timeline::{Lane, Weigh};
+
+pub(super) use undone::page_end;
 
 /// Requests in one commit. More make the commit longer for the first without making it cheaper.
 const BATCH: usize = 64;
@@ -46,6 +48,8 @@ pub(super) enum ConversationItem {
     Recover { done: oneshot::Sender<()> },
     /// Finish what another node left undone under this mark.
     TakeOver { mark: Mark, done: oneshot::Sender<()> },
+    /// Deliver these entries again, a page of what is finished for another.
+    Redeliver { after: u64, up_to: u64, begun: oneshot::Sender<Arc<Progress>> },
 }
 
 impl ConversationItem {
@@ -124,6 +128,12 @@ impl Inner {
                     }
                     ConversationItem::Recover { done } => self.recover_one(&id, &mut state, done).await,
                     ConversationItem::TakeOver { mark, done } => self.take_over_one(&id, &mut state, mark, done).await,
+                    ConversationItem::Redeliver { after, up_to, begun } => {
+                        // Damaged: whoever waits is told by `begun` being dropped.
+                        if let Ok(progress) = self.redeliver(&id, &mut state, after, up_to).await {
+                            let _ = begun.send(progress);
+                        }
+                    }
                 }
             }
             if !requests.is_empty() {

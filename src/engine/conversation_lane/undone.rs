@@ -13,28 +13,34 @@ use crate::protocol::ConvId;
 use crate::store::Error;
 use crate::timeline::{Draft, commit_until_decided};
 
+/// Entries of a log that are read and delivered in one go when they are brought again.
+const PAGE: u64 = 256;
+
+/// Where the page after this number ends; `None` when there is none up to `head`.
+pub(in crate::engine) fn page_end(after: u64, head: u64) -> Option<u64> {
+    (after < head).then(|| head.min(after.saturating_add(PAGE)))
+}
+
 impl Inner {
-    /// Delivers entries (after, head] of the log to all they are addressed to, and waits for it.
+    /// Delivers entries (after, up_to] of the log, a page at most, to all they are addressed to; the progress
+    /// tells when it is done.
     ///
     /// # Errors
     /// That the log is damaged; nothing was delivered then.
-    pub(in crate::engine) async fn redeliver(
+    pub(super) async fn redeliver(
         self: &Arc<Self>,
         id: &ConvId,
         state: &mut ConversationState,
         after: u64,
-    ) -> Result<(), Error> {
-        let conversation = self.loaded(id, state).await?;
-        let head = conversation.head.position.seq;
-        if after >= head {
-            return Ok(());
-        }
+        up_to: u64,
+    ) -> Result<Arc<Progress>, Error> {
         let entries = loop {
-            match read_log(&*self.store, id, after, head).await {
+            match read_log(&*self.store, id, after, up_to).await {
                 Ok(entries) => break entries,
                 Err(error) => self.pause(id, error).await?,
             }
         };
+        let conversation = self.loaded(id, state).await?;
         let (mode, large_at) = (conversation.mode(), conversation.large_at());
         let recipients = if conversation.is_large() {
             let info = conversation.info.clone();
@@ -59,8 +65,7 @@ impl Inner {
         self.send_out(state, &outgoing);
         self.tell_tap(&outgoing);
         outgoing.progress.finish();
-        outgoing.progress.wait().await;
-        Ok(())
+        Ok(outgoing.progress)
     }
 
     /// Sees to it that the lane comes back when the deliveries under way are done.
@@ -102,8 +107,7 @@ impl Inner {
         let idle = idle || planted(Bug::MarkDeletedEarly);
         if !self.store.together() {
             if idle && let Some((mark, _)) = state.mark.take() {
-                // Unknown outcomes may leave it: somebody will find it, and nothing to do.
-                let _ = self.store.delete_mark(mark).await;
+                self.drop_mark(mark).await;
             }
             return;
         }
@@ -118,19 +122,44 @@ impl Inner {
         }
     }
 
+    /// Brings what is above `fanned`, page after page, and notes it down. Nobody is served meanwhile.
     pub(super) async fn recover_one(
         self: &Arc<Self>,
         id: &ConvId,
         state: &mut ConversationState,
         done: oneshot::Sender<()>,
     ) {
-        let fanned = self.loaded(id, state).await.map(|conversation| conversation.head.fanned);
         // What is damaged stays unfinished, for the next start (perhaps of a restored backup).
-        if let Ok(fanned) = fanned
-            && self.redeliver(id, state, fanned).await.is_ok()
-        {
+        if let Ok(head) = self.loaded(id, state).await.map(|conversation| conversation.head) {
+            let mut after = head.fanned;
+            while let Some(up_to) = page_end(after, head.position.seq) {
+                let Ok(progress) = self.redeliver(id, state, after, up_to).await else { break };
+                progress.wait().await;
+                after = up_to;
+            }
             self.settle(id, state).await;
         }
         let _ = done.send(());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PAGE, page_end};
+
+    #[test]
+    fn pages_lead_from_where_it_was_complete_to_the_head() {
+        let pages = |after, head| -> Vec<u64> {
+            let next = |after: &u64| page_end(*after, head);
+            std::iter::successors(page_end(after, head), next).collect()
+        };
+        assert!(pages(0, 0).is_empty() && pages(7, 7).is_empty() && pages(9, 7).is_empty());
+        assert_eq!(pages(6, 7), [7]);
+        assert_eq!(pages(7, 7 + PAGE), [7 + PAGE]);
+        assert_eq!(pages(7, 8 + PAGE), [7 + PAGE, 8 + PAGE]);
+        assert_eq!(pages(u64::MAX - 1, u64::MAX), [u64::MAX]);
+        let many = pages(100, 100_000);
+        assert_eq!(many.last(), Some(&100_000));
+        assert!(many.windows(2).all(|pair| pair[1] - pair[0] <= PAGE));
     }
 }
