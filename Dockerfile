@@ -1,11 +1,12 @@
-# Everline as an image. UNTRIED: no test builds it. Two stages: the second holds the program only.
-FROM rust:1.95-bookworm AS build
+# Everline as an image. UNTRIED: no test builds it. Two stages: the second holds the program only. Bases are named
+# to the patch (Debian: to the day); a newer one brings its security fixes only when it is named here.
+FROM rust:1.95.0-bookworm AS build
 RUN apt-get update && apt-get install -y --no-install-recommends cmake && rm -rf /var/lib/apt/lists/*
 WORKDIR /everline
 COPY . .
 RUN cargo build --release --locked --bin everline
 
-FROM debian:bookworm-slim
+FROM debian:bookworm-20260824-slim
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 7700 --home-dir /var/lib/everline --create-home everline
 COPY --from=build /everline/target/release/everline /usr/local/bin/everline
