@@ -1,7 +1,7 @@
 //! The `everline` program: reads the command line and hands over to one command.
 //!
-//! What a server is made of stands in `commands/serve.rs`, in the order of the rooms. A wrong
-//! configuration is one line on stderr and exit code 2; anything else that stops a command is 1.
+//! What a server is made of stands in `everline::server::Parts::assemble`, in the order of the rooms. What
+//! the operator must change is one line on stderr and exit code 2; anything else that stops a command is 1.
 
 mod commands;
 

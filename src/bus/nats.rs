@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_nats::connection::State;
-use async_nats::{Client, ConnectOptions, Event, ServerAddr};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
 use bytes::Bytes;
 use futures::StreamExt;
 use metrics::{Counter, counter};
@@ -40,22 +40,40 @@ const RECONNECT: Duration = Duration::from_secs(1);
 
 /// Why there is no bus; one line with the remedy.
 #[derive(Debug, thiserror::Error)]
-#[error("nats: {address}: {why}; start nats-server there, or correct --nats (EVERLINE_NATS)")]
-pub struct Error {
-    address: String,
-    why: String,
+pub enum Error {
+    /// Nobody answers there, or not as a server we may use: it may come.
+    #[error("nats: {address}: {why}; start nats-server there, or correct --nats (EVERLINE_NATS)")]
+    Unreachable {
+        /// Where; no password in it.
+        address: String,
+        /// What the client says.
+        why: String,
+    },
+    /// What was configured can never be used.
+    #[error("nats: {address}: {why}; correct --nats (EVERLINE_NATS)")]
+    Address {
+        /// What was configured; no password in it.
+        address: String,
+        /// What is wrong with it.
+        why: String,
+    },
 }
 
-/// Connects to `address`: `nats://host:port`, or several with commas.
+/// Connects to `address`: `nats://[user:password@]host:port`, or several with commas.
 ///
 /// # Errors
 /// An address that cannot be used, or nobody answering there.
 pub async fn connect(address: &str, identity: Identity) -> Result<Arc<dyn Bus>, Error> {
-    let failed = |why: String| Error { address: without_password(address), why };
+    let unreachable = |why: String| Error::Unreachable { address: without_password(address), why };
+    let unusable = |why: String| Error::Address { address: without_password(address), why };
     let servers = address.split(',').map(|one| one.trim().parse::<ServerAddr>());
     let servers =
-        servers.collect::<Result<Vec<_>, _>>().map_err(|_| failed("not of the form nats://HOST:PORT".into()))?;
-    let options = ConnectOptions::new()
+        servers.collect::<Result<Vec<_>, _>>().map_err(|_| unusable("not of the form nats://HOST:PORT".into()))?;
+    let options = match credentials(address) {
+        Some((user, password)) => ConnectOptions::with_user_and_password(user.to_owned(), password.to_owned()),
+        None => ConnectOptions::new(),
+    };
+    let options = options
         .name(format!("everline {:016x}", identity.node))
         .ping_interval(PING)
         .connection_timeout(CONNECT)
@@ -65,13 +83,27 @@ pub async fn connect(address: &str, identity: Identity) -> Result<Arc<dyn Bus>, 
         .event_callback(async |event| noticed(&event));
     let client = match tokio::time::timeout(CONNECT, options.connect(servers)).await {
         Ok(Ok(client)) => client,
-        Ok(Err(error)) => return Err(failed(error.to_string())),
-        Err(_) => return Err(failed(format!("no answer in {} s", CONNECT.as_secs()))),
+        Ok(Err(error)) if not_let_in(error.kind()) => return Err(unusable(error.to_string())),
+        Ok(Err(error)) => return Err(unreachable(error.to_string())),
+        Err(_) => return Err(unreachable(format!("no answer in {} s", CONNECT.as_secs()))),
     };
     let (queue, waiting) = mpsc::channel(QUEUE);
     let queued_bytes = Arc::new(AtomicUsize::new(0));
     let sender = tokio::spawn(send(client.clone(), waiting, Arc::clone(&queued_bytes)));
     Ok(Arc::new(Nats { client, identity, queue, queued_bytes, meters: Meters::new(), sender }))
+}
+
+/// User and password of the first address that has them, as they stand there: the client takes none from addresses.
+fn credentials(address: &str) -> Option<(&str, &str)> {
+    address.split(',').find_map(|one| {
+        let rest = one.split_once("://").map_or(one, |(_, rest)| rest);
+        rest.rsplit_once('@')?.0.split_once(':')
+    })
+}
+
+/// Whether a server is there and wants another user or password.
+fn not_let_in(error: ConnectErrorKind) -> bool {
+    matches!(error, ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation)
 }
 
 /// The address as it may be shown.

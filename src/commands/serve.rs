@@ -1,7 +1,8 @@
-//! `everline serve`: builds the rooms in their order and runs until it is told to stop.
+//! `everline serve`: opens the store, has the rooms built (`server::Parts::assemble`) and runs until it is told to stop.
 
 use axum::Router;
 use clap::{ArgMatches, Command};
+use everline::bus;
 use everline::config::{Clock, Options, Settings, options};
 use everline::server::{self, Handle, Parts, Server};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -72,10 +73,12 @@ fn announce(server: &Handle, settings: &Settings) {
     }
 }
 
-/// What the configuration is to blame for is a usage error.
+/// What the configuration is to blame for is a usage error. A bus that is not there may come, as a database may.
 fn start_failure(error: server::Error) -> Failure {
     match error {
-        server::Error::Listen(..) | server::Error::Store(_) => Failure::failed(error),
+        server::Error::Listen(..)
+        | server::Error::Store(_)
+        | server::Error::Bus(bus::nats::Error::Unreachable { .. }) => Failure::failed(error),
         _ => Failure::Usage(error.to_string()),
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use everline::bus::nats::Error;
 use everline::bus::{self, Bus, Hear, Identity, Note, Subject, Subscription};
 use everline::protocol::{ConvId, UserId};
 use tokio::sync::mpsc;
@@ -57,6 +58,23 @@ async fn what_is_published_once_a_subscription_stands_is_heard_by_others_in_orde
         assert_eq!(next(&mut notes).await, (1, opaque));
         assert!(own.try_recv().is_err(), "a node does not hear itself");
     }
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_told_from_an_address_that_is_wrong() {
+    let connect = async |address: String| {
+        let identity = Identity { node: 1, epoch: Arc::new(String::new) };
+        bus::nats::connect(&address, identity).await.map(drop)
+    };
+    let mut nats = Nats::start_with(&["--user", "everline", "--pass", "secret"]);
+    assert!(matches!(connect(nats.url()).await, Err(Error::Address { .. })), "no password");
+    let with = |password: &str| nats.url().replace("nats://", &format!("nats://everline:{password}@"));
+    let refused = connect(with("wrong")).await.unwrap_err();
+    assert!(matches!(refused, Error::Address { .. }) && !refused.to_string().contains("wrong"), "{refused}");
+    connect(with("secret")).await.unwrap();
+    nats.stop();
+    assert!(matches!(connect(nats.url()).await, Err(Error::Unreachable { .. })), "nobody there");
+    assert!(matches!(connect("nats://127.0.0.1:no".to_owned()).await, Err(Error::Address { .. })), "no port");
 }
 
 #[tokio::test]

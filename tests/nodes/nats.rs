@@ -10,6 +10,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Nats {
     addr: SocketAddr,
+    more: &'static [&'static str],
     child: Option<Child>,
 }
 
@@ -24,10 +25,15 @@ fn program() -> PathBuf {
 impl Nats {
     /// Starts one and waits until it takes connections.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// [`Nats::start`] with more arguments.
+    pub fn start_with(more: &'static [&'static str]) -> Self {
         // Another process may take the port in between: then another is tried.
         for _ in 0..10 {
             let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-            let mut nats = Self { addr, child: None };
+            let mut nats = Self { addr, more, child: None };
             if nats.try_go_on() {
                 return nats;
             }
@@ -56,7 +62,7 @@ impl Nats {
         let port = self.addr.port().to_string();
         let args = ["--addr", "127.0.0.1", "--port", &port];
         let mut command = Command::new(program());
-        let mut child = command.args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = command.args(args).args(self.more).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let deadline = Instant::now() + PATIENCE;
         while child.try_wait().unwrap().is_none() {
             if TcpStream::connect(self.addr).is_ok() {
