@@ -163,6 +163,7 @@ fn row(timeline: &TimelineId, key: &RowKey, value: &[u8], bodies: bool) -> Strin
         Section::Dedupe => text(value).map(|text| format!("sent {:?} {text}", key.id)),
         Section::Change => text(value).map(|text| format!("change {} {text}", key.n)),
         Section::Target => text(value).map(|text| format!("target {} {text}", key.n)),
+        Section::Word => text(value).map(|text| format!("word {} {:?} {text}", key.n, key.id)),
     };
     shown.unwrap_or_else(|| format!("{:?} {} {:?} unreadable, {} bytes", key.section, key.n, key.id, value.len()))
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::Kind;
 use super::member::{AsLeft, Member};
+use crate::protocol::limits::{MAX_REACTION_KEYS, MAX_REACTION_USERS};
 use crate::protocol::{Body, ConvId, DeviceId, HistoryMode, MsgId, UserId};
 use crate::store::{Error, Result, RowKey, Section, Store, TimelineId};
 
@@ -38,6 +39,20 @@ pub fn change_key(conv_seq: u64) -> RowKey {
 /// What became of the message at this conv_seq.
 pub fn target_key(conv_seq: u64) -> RowKey {
     key(Section::Target, conv_seq, "")
+}
+/// The last word of a user about a reaction key of the message at this conv_seq. The last line of `id` is
+/// the user: no user's name has a line feed, a key may.
+pub fn word_key(target: u64, key: &str, user: &str) -> RowKey {
+    self::key(Section::Word, target, format!("{key}\n{user}"))
+}
+/// What all words about the message at this conv_seq stand behind.
+pub fn words_from(target: u64) -> RowKey {
+    key(Section::Word, target, "")
+}
+/// Reaction key and user of a [`word_key`].
+pub fn of_word(key: &RowKey) -> Option<(&str, UserId)> {
+    let (key, user) = key.id.rsplit_once('\n')?;
+    Some((key, UserId::parse(user).ok()?))
 }
 /// The one row of user and conversation.
 pub fn conv_key(conv: &ConvId) -> RowKey {
@@ -128,31 +143,78 @@ pub struct Everybody {
     pub join_seq: u64,
 }
 
-/// What became of a message.
+/// What became of a message. Bounded, as it is written with each change: however many react, whose words
+/// they are stands in rows of their own.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Target {
     /// The recall, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recall: Option<(u64, UserId)>,
-    /// conv_seqs of its edits, ascending; the last counts.
+    /// conv_seqs of its edits, ascending; the last counts. At most [`MAX_EDITS`](crate::protocol::limits::MAX_EDITS).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub edits: Vec<u64>,
-    /// The last word of each (user, key).
+    /// The keys it has reactions with, in the order they came. At most [`MAX_REACTION_KEYS`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub reactions: Vec<Reaction>,
+    pub reactions: Vec<Reactions>,
+    /// conv_seq of the last reaction set or taken away; 0: there was none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub last_word: u64,
 }
 
-/// The last word of a user about one key.
+/// The reactions with one key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reaction {
-    /// conv_seq of that word.
-    pub conv_seq: u64,
-    /// Whose.
-    pub user_id: UserId,
+pub struct Reactions {
     /// Which.
     pub key: String,
+    /// How many users; 1 or more.
+    pub count: u64,
+    /// Some of them: all, while they are no more than [`MAX_REACTION_USERS`].
+    pub users: Vec<UserId>,
+}
+
+/// The last word of a user about one key of one message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Word {
+    /// conv_seq of that word.
+    pub conv_seq: u64,
     /// False: taken away.
     pub add: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+impl Target {
+    /// A user who had not reacted with this key does now. False: with so many keys others have already.
+    pub fn add(&mut self, key: &str, user: &UserId) -> bool {
+        if let Some(with) = self.reactions.iter_mut().find(|with| with.key == key) {
+            with.count += 1;
+            if with.users.len() < MAX_REACTION_USERS {
+                with.users.push(user.clone());
+            }
+            return true;
+        }
+        let room = self.reactions.len() < MAX_REACTION_KEYS;
+        if room {
+            self.reactions.push(Reactions { key: key.to_owned(), count: 1, users: vec![user.clone()] });
+        }
+        room
+    }
+
+    /// A user who had reacted with this key does no longer. True: another can be named in his place.
+    pub fn take_away(&mut self, key: &str, user: &UserId) -> bool {
+        let Some(index) = self.reactions.iter().position(|with| with.key == key) else { return false };
+        let Some(with) = self.reactions.get_mut(index) else { return false };
+        with.count = with.count.saturating_sub(1);
+        with.users.retain(|other| other != user);
+        let lacks = with.users.len() < MAX_REACTION_USERS && with.count > with.users.len() as u64;
+        if with.count == 0 {
+            self.reactions.remove(index);
+        }
+        lacks
+    }
 }
 
 /// What is at a conv_seq of the change index.

@@ -50,6 +50,10 @@ pub const MAX_TITLE_CHARS: usize = 256;
 pub const MAX_ATTRIBUTES: usize = 4_096;
 /// Reaction `key`: bytes, at least 1.
 pub const MAX_KEY: usize = 64;
+/// Different reaction keys of one message.
+pub const MAX_REACTION_KEYS: usize = 64;
+/// Edits of one message.
+pub const MAX_EDITS: usize = 100;
 /// `client.name`, `client.version`: characters.
 pub const MAX_CLIENT_INFO_CHARS: usize = 64;
 /// Users named with one reaction key in `history`; `count` goes on above it.

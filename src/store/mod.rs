@@ -133,11 +133,13 @@ pub enum Section {
     Revoked = 9,
     /// User: id = conv_id. Large conversations he is in, so that a device learns at once what has moved.
     Large = 10,
+    /// Conversation: n = conv_seq of a message, id = reaction key + '\n' + user. His last word about that key.
+    Word = 11,
 }
 
 impl Section {
     /// All of them, in key order.
-    pub const ALL: [Section; 10] = [
+    pub const ALL: [Section; 11] = [
         Section::State,
         Section::Member,
         Section::Dedupe,
@@ -148,6 +150,7 @@ impl Section {
         Section::Device,
         Section::Revoked,
         Section::Large,
+        Section::Word,
     ];
 }
 

@@ -8,22 +8,27 @@ use std::collections::BTreeMap;
 use super::conversation::{Decoded, decode};
 use super::{Audit, last_key};
 use crate::conversation::entry::Kind;
-use crate::conversation::rows::{self, Change, ChangeKind, SentAs, Target};
-use crate::protocol::Event;
+use crate::conversation::rows::{self, Change, ChangeKind, SentAs, Target, Word};
+use crate::protocol::{Event, UserId};
 use crate::store::{Result, RowKey, Section, TimelineId};
 
 /// Index rows that belong to one page of the log.
 pub(super) struct Indexed {
     changes: BTreeMap<u64, Change>,
     targets: BTreeMap<u64, Target>,
+    words: Words,
 }
+
+/// Who said last what with which key about the message at this number.
+type Words = BTreeMap<u64, Vec<(String, UserId, Word)>>;
 
 impl Indexed {
     /// Rows of the entries in (after, up_to].
     pub(super) async fn load(audit: &mut Audit<'_>, timeline: &TimelineId, after: u64, up_to: u64) -> Result<Self> {
         let changes = load(audit, timeline, rows::change_key(after), up_to).await?;
         let targets = load(audit, timeline, rows::target_key(after), up_to).await?;
-        Ok(Self { changes, targets })
+        let words = load_words(audit, timeline, after, up_to).await?;
+        Ok(Self { changes, targets, words })
     }
 
     /// Where the message at `seq` was recalled.
@@ -42,12 +47,20 @@ impl Indexed {
                 None => audit.differs(timeline, format!("change {seq} is not in the change index")),
             }
             let target = rows::read(audit.store, timeline, &rows::target_key(at.header.target)).await?;
-            check_change(&target.unwrap_or_default(), at).into_iter().for_each(|what| audit.differs(timeline, what));
+            let word = match &at.event {
+                Event::Reaction { target, user_id, key, .. } => {
+                    rows::read(audit.store, timeline, &rows::word_key(*target, key, user_id)).await?
+                }
+                _ => None,
+            };
+            let wrong = check_change(&target.unwrap_or_default(), word, at);
+            wrong.into_iter().for_each(|what| audit.differs(timeline, what));
         }
         let target = match at.header.kind {
             Kind::Message => self.targets.remove(&seq).unwrap_or_default(),
             _ => return Ok(()),
         };
+        let words = self.words.remove(&seq).unwrap_or_default();
         if let Event::Message(message) = &at.event {
             let recalled = target.recall.is_some();
             if recalled != message.recalled || recalled == message.body.is_some() {
@@ -55,14 +68,18 @@ impl Indexed {
                 audit.differs(timeline, format!("message {seq} {what}"));
             }
         }
-        check_target(audit, timeline, at, &target).await
+        check_counts(&target, &words)
+            .into_iter()
+            .for_each(|what| audit.differs(timeline, format!("message {seq}: {what}")));
+        check_target(audit, timeline, at, &target, &words).await
     }
 
     /// Rows that no entry of the page accounts for.
     pub(super) fn leftovers(&self) -> Vec<String> {
         let changes = self.changes.keys().map(|seq| format!("change index names {seq}, which is no change"));
         let targets = self.targets.keys().map(|seq| format!("target row of {seq}, which is no message"));
-        changes.chain(targets).collect()
+        let words = self.words.keys().map(|seq| format!("reactions to {seq}, which is no message"));
+        changes.chain(targets).chain(words).collect()
     }
 }
 
@@ -88,6 +105,24 @@ async fn load<T: serde::de::DeserializeOwned>(
     }
 }
 
+async fn load_words(audit: &mut Audit<'_>, timeline: &TimelineId, after: u64, up_to: u64) -> Result<Words> {
+    let mut words = Words::new();
+    let mut from = Some(rows::words_from(after + 1));
+    loop {
+        let page = audit.rows(timeline, Section::Word, from, up_to).await?;
+        for (key, value) in &page {
+            match (rows::of_word(key), rows::unpack(timeline, key, value)) {
+                (Some((name, user)), Ok(word)) => words.entry(key.n).or_default().push((name.to_owned(), user, word)),
+                _ => audit.differs(timeline, format!("word {:?} about {} is unreadable", key.id, key.n)),
+            }
+        }
+        match last_key(page) {
+            Some(key) => from = Some(key),
+            None => return Ok(words),
+        }
+    }
+}
+
 fn change_kind(kind: Kind) -> Option<ChangeKind> {
     match kind {
         Kind::Recall => Some(ChangeKind::Recall),
@@ -98,27 +133,57 @@ fn change_kind(kind: Kind) -> Option<ChangeKind> {
 }
 
 /// A change in the log must be in its target's row.
-fn check_change(target: &Target, at: &Decoded) -> Option<String> {
+fn check_change(target: &Target, word: Option<Word>, at: &Decoded) -> Option<String> {
     let seq = at.entry.seq;
     let is_there = match &at.event {
         Event::Recall { by, .. } => target.recall.as_ref() == Some(&(seq, by.clone())),
         Event::Edit { .. } => target.edits.contains(&seq),
-        Event::Reaction { user_id, key, add, .. } => target.reactions.iter().any(|word| {
-            let same = word.user_id == *user_id && word.key == *key;
-            same && (word.conv_seq > seq || (word.conv_seq == seq && word.add == *add))
-        }),
+        Event::Reaction { add, .. } => {
+            word.is_some_and(|word| word.conv_seq > seq || (word.conv_seq == seq && word.add == *add))
+                && target.last_word >= seq
+        }
         _ => true,
     };
     let op = at.event.op();
     (!is_there).then(|| format!("{op} {seq} is not in the row of its target {}", at.header.target))
 }
 
-/// Every number in a target's row must be such a change in the log, and of this message.
-async fn check_target(audit: &mut Audit<'_>, timeline: &TimelineId, message: &Decoded, target: &Target) -> Result<()> {
+/// What a target's row says of reactions must be what the words come to.
+fn check_counts(target: &Target, words: &[(String, UserId, Word)]) -> Option<String> {
+    let mut users: BTreeMap<&str, Vec<&UserId>> = BTreeMap::new();
+    for (key, user, _) in words.iter().filter(|(_, _, word)| word.add) {
+        users.entry(key).or_default().push(user);
+    }
+    let last = words.iter().map(|(_, _, word)| word.conv_seq).max().unwrap_or(0);
+    if last != target.last_word {
+        return Some(format!("its row has {} as the last reaction, there is {last}", target.last_word));
+    }
+    for with in &target.reactions {
+        let found = users.remove(&*with.key).unwrap_or_default();
+        if with.count != found.len() as u64 || !with.users.iter().all(|user| found.contains(&user)) {
+            return Some(format!(
+                "its row has {} reactions with {:?}, there are {}",
+                with.count,
+                with.key,
+                found.len()
+            ));
+        }
+    }
+    users.into_keys().next().map(|key| format!("its row has no reaction with {key:?}"))
+}
+
+/// Every number in a target's row, and in the words about it, must be such a change in the log, and of this message.
+async fn check_target(
+    audit: &mut Audit<'_>,
+    timeline: &TimelineId,
+    message: &Decoded,
+    target: &Target,
+    words: &[(String, UserId, Word)],
+) -> Result<()> {
     let seq = message.entry.seq;
     let recall = target.recall.iter().map(|(at, _)| (*at, Kind::Recall));
     let edits = target.edits.iter().map(|at| (*at, Kind::Edit));
-    let reactions = target.reactions.iter().map(|word| (word.conv_seq, Kind::Reaction));
+    let reactions = words.iter().map(|(_, _, word)| (word.conv_seq, Kind::Reaction));
     let recalled_at = target.recall.as_ref().map(|(at, _)| *at);
     if !target.edits.is_sorted() {
         audit.differs(timeline, format!("edits of {seq} are not in order"));
@@ -146,7 +211,7 @@ async fn check_target(audit: &mut Audit<'_>, timeline: &TimelineId, message: &De
 
 /// There must be no index rows above the head.
 pub(super) async fn beyond(audit: &mut Audit<'_>, timeline: &TimelineId, head: u64) -> Result<()> {
-    for after in [rows::change_key(head), rows::target_key(head)] {
+    for after in [rows::change_key(head), rows::target_key(head), rows::words_from(head + 1)] {
         let section = after.section;
         let page = audit.rows(timeline, section, Some(after), u64::MAX).await?;
         if let Some((key, _)) = page.first() {

@@ -72,7 +72,7 @@ pub(super) async fn check(audit: &mut Audit<'_>, user: &UserId) -> Result<()> {
     reading.conversation_rows().await?;
     reading.hidden_rows().await?;
     reading.device_rows().await?;
-    let foreign = [Section::State, Section::Member, Section::Dedupe, Section::Change, Section::Target];
+    let foreign = [Section::State, Section::Member, Section::Dedupe, Section::Change, Section::Target, Section::Word];
     let Reading { audit, timeline, .. } = reading;
     audit.none_of(&timeline, &foreign).await
 }

@@ -6,9 +6,14 @@ use super::{Decision, Desk, ok};
 use crate::conversation::Refusal;
 use crate::conversation::entry::{self, Header, Kind};
 use crate::conversation::member::Member;
-use crate::conversation::rows::{self, Change, ChangeKind, Info, Reaction, Target};
+use crate::conversation::rows::{self, Change, ChangeKind, Info, Target, Word};
 use crate::planted::{Bug, planted};
+use crate::protocol::limits::MAX_EDITS;
 use crate::protocol::{AnswerBody, Body, ErrorCode, Event, Message, Role, UserId};
+use crate::store::Section;
+
+/// Words read to find another user to name with a key.
+const WORDS_LOOKED_AT: usize = 256;
 
 /// A message about to be changed, by somebody who may see it.
 struct Found {
@@ -126,6 +131,10 @@ impl Desk<'_> {
             return Err(ErrorCode::Gone.into());
         }
         self.in_time(&message)?;
+        // A recall reads and erases them all in one commit.
+        if state.edits.len() >= MAX_EDITS {
+            return Err(ErrorCode::TooLate.into());
+        }
         let conv_seq = self.change(caller, &message, ChangeKind::Edit, |conv_id, conv_seq, edited_at| Event::Edit {
             conv_id,
             conv_seq,
@@ -144,21 +153,19 @@ impl Desk<'_> {
         if state.recall.is_some() {
             return Err(ErrorCode::Gone.into());
         }
-        let last = state.reactions.iter_mut().find(|word| word.user_id == *caller && word.key == key);
-        match &last {
-            Some(word) if word.add == add => return Ok(ok(word.conv_seq)),
+        let word = rows::word_key(target, key, caller);
+        match self.row::<Word>(&word).await? {
+            Some(last) if last.add == add => return Ok(ok(last.conv_seq)),
             None if !add => return Ok(ok(self.draft.head_seq())),
             _ => {}
         }
-        let conv_seq = self.draft.next_seq();
-        match last {
-            Some(word) => (word.add, word.conv_seq) = (add, conv_seq),
-            None => {
-                let word = Reaction { conv_seq, user_id: caller.clone(), key: key.to_owned(), add };
-                state.reactions.push(word);
-            }
+        if add && !state.add(key, caller) {
+            return Err(Refusal::field("key").into());
         }
-        self.change(caller, &message, ChangeKind::Reaction, |conv_id, conv_seq, _| Event::Reaction {
+        if !add && state.take_away(key, caller) {
+            self.name_another(target, key, caller, &mut state).await?;
+        }
+        let conv_seq = self.change(caller, &message, ChangeKind::Reaction, |conv_id, conv_seq, _| Event::Reaction {
             conv_id,
             conv_seq,
             target,
@@ -166,8 +173,29 @@ impl Desk<'_> {
             key: key.to_owned(),
             add,
         });
+        state.last_word = conv_seq;
+        self.draft.row(word, Some(rows::pack(&Word { conv_seq, add })), None);
         self.set_target(target, &state);
         Ok(ok(conv_seq))
+    }
+
+    /// Puts a user who reacted with this key among those named, instead of one who has taken his away.
+    async fn name_another(&self, target: u64, key: &str, gone: &UserId, state: &mut Target) -> Decision<()> {
+        let Some(with) = state.reactions.iter_mut().find(|with| with.key == key) else { return Ok(()) };
+        let after = Some(rows::word_key(target, key, ""));
+        let timeline = &self.conversation.timeline;
+        let words = self.store.rows(timeline, Section::Word, after, target, WORDS_LOOKED_AT).await?;
+        for (row, _) in &words {
+            let Some((_, user)) = rows::of_word(row).filter(|(other, _)| *other == key) else { continue };
+            if user == *gone || with.users.contains(&user) {
+                continue;
+            }
+            if self.row::<Word>(row).await?.is_some_and(|word| word.add) {
+                with.users.push(user);
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     /// Appends a change and its place in the change index.

@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
-use super::{Filled, Reader, Seen};
+use super::{Filled, Reader, Seen, damaged};
 use crate::conversation::decide::NotDecided;
-use crate::conversation::rows::{self, Change, ChangeKind, Reaction, Target};
-use crate::protocol::{AnswerBody, ConvId, EditChange, ReactionChange, RecallChange};
+use crate::conversation::rows::{self, Change, ChangeKind, Target, Word};
+use crate::protocol::{AnswerBody, ConvId, EditChange, Event, ReactionChange, RecallChange};
 use crate::store::{RowKey, Section};
 
 type Result<T> = std::result::Result<T, NotDecided>;
@@ -78,10 +78,15 @@ impl Reader<'_> {
                     Told::Edit(EditChange { target: change.target, conv_seq: seq, by, body, edited_at })
                 }))
             }
-            ChangeKind::Reaction => Ok(target.reactions.into_iter().find(|word| word.conv_seq == seq).map(|word| {
-                let Reaction { conv_seq, user_id, key, add } = word;
-                Told::Reaction(ReactionChange { target: change.target, conv_seq, user_id, key, add })
-            })),
+            ChangeKind::Reaction => {
+                let Event::Reaction { target, user_id, key, add, .. } = self.event_at(seen, seq).await? else {
+                    return Err(damaged(&seen.view, seq));
+                };
+                let word = rows::word_key(target, &key, &user_id);
+                let word: Option<Word> = rows::read(self.store, &seen.view.timeline, &word).await?;
+                let last = word.is_some_and(|word| word.conv_seq == seq);
+                Ok(last.then_some(Told::Reaction(ReactionChange { target, conv_seq: seq, user_id, key, add })))
+            }
         }
     }
 }

@@ -6,8 +6,8 @@ use super::{Filled, Reader, Seen, damaged};
 use crate::conversation::decide::NotDecided;
 use crate::conversation::entry::{self, Kind};
 use crate::conversation::rows::Target;
-use crate::protocol::limits::{HISTORY_PLACES, MAX_REACTION_USERS};
-use crate::protocol::{AnswerBody, ConvId, Event, HistoryEntry, HistoryFrom, Message, ReactionCount, UserId};
+use crate::protocol::limits::HISTORY_PLACES;
+use crate::protocol::{AnswerBody, ConvId, Event, HistoryEntry, HistoryFrom, Message, UserId};
 use crate::store::{Entry, Span};
 
 type Result<T> = std::result::Result<T, NotDecided>;
@@ -120,7 +120,8 @@ impl Reader<'_> {
             return Ok(Some(HistoryEntry { event: Event::Message(message), reactions: Vec::new() }));
         }
         self.apply_edit(seen, &mut message, target).await?;
-        Ok(Some(HistoryEntry { event: Event::Message(message), reactions: counts(target, self.user, view.head_seq()) }))
+        let reactions = self.reactions(view, message.conv_seq, target).await?;
+        Ok(Some(HistoryEntry { event: Event::Message(message), reactions }))
     }
 
     /// Puts the last edit's body in.
@@ -135,13 +136,18 @@ impl Reader<'_> {
 
     /// Body, time and author of the edit at `seq`.
     pub(super) async fn edit_at(&self, seen: &Seen, seq: u64) -> Result<Option<(crate::protocol::Body, u64, UserId)>> {
-        let span = Span { after: seq - 1, up_to: seq, limit: 1, max_bytes: usize::MAX, backward: false };
-        let entries = self.store.entries(&seen.view.timeline, span).await?;
-        let edit = entries.first().and_then(|entry| entry::kind_and_text(&entry.data));
-        match edit.map(|(_, text)| Event::decode(text)) {
-            Some(Ok(Event::Edit { body, edited_at, by, .. })) => Ok(Some((body, edited_at, by))),
+        match self.event_at(seen, seq).await? {
+            Event::Edit { body, edited_at, by, .. } => Ok(Some((body, edited_at, by))),
             _ => Err(damaged(&seen.view, seq)),
         }
+    }
+
+    /// The change at `seq`.
+    pub(super) async fn event_at(&self, seen: &Seen, seq: u64) -> Result<Event> {
+        let span = Span { after: seq - 1, up_to: seq, limit: 1, max_bytes: usize::MAX, backward: false };
+        let entries = self.store.entries(&seen.view.timeline, span).await?;
+        let text = entries.first().and_then(|entry| entry::kind_and_text(&entry.data));
+        text.and_then(|(_, text)| Event::decode(text).ok()).ok_or_else(|| damaged(&seen.view, seq))
     }
 
     /// The last seq before `time`: entries' times never go back, so it is found by halving.
@@ -179,30 +185,4 @@ fn stretch(seen: &Seen, scan: &mut Scan) -> Option<(u64, u64)> {
         let (from, to) = visible.into_iter().find(|(_, to)| *to > at)?;
         Some(((from - 1).max(at), to))
     }
-}
-
-/// Reactions by key, the reader himself first; none later than the `head` he may know of.
-fn counts(target: &Target, reader: &UserId, head: u64) -> Vec<ReactionCount> {
-    let mut counts: Vec<ReactionCount> = Vec::new();
-    for word in target.reactions.iter().filter(|word| word.add && word.conv_seq <= head) {
-        let index = counts.iter().position(|count| count.key == word.key);
-        let count = match index.and_then(|index| counts.get_mut(index)) {
-            Some(count) => count,
-            None => {
-                counts.push(ReactionCount { key: word.key.clone(), count: 0, users: Vec::new() });
-                match counts.last_mut() {
-                    Some(count) => count,
-                    None => continue,
-                }
-            }
-        };
-        count.count += 1;
-        if word.user_id == *reader {
-            count.users.insert(0, word.user_id.clone());
-            count.users.truncate(MAX_REACTION_USERS);
-        } else if count.users.len() < MAX_REACTION_USERS {
-            count.users.push(word.user_id.clone());
-        }
-    }
-    counts
 }

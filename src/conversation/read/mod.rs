@@ -5,6 +5,7 @@
 mod changes;
 mod history;
 mod list;
+mod reactions;
 pub mod whole;
 
 use super::Refusal;
