@@ -20,7 +20,7 @@ fn token(user: &str) -> String {
 
 /// The texts of a conversation, oldest first, and the times of its entries.
 async fn history(peer: &mut Peer, conv_id: &str) -> (Vec<String>, Vec<u64>) {
-    let page = peer.ask(json!({"type": "history", "id": "h", "conv_id": conv_id, "after_seq": 0, "limit": 200})).await;
+    let page = peer.ask(json!({"type": "history", "id": "h", "conv_id": conv_id, "after": 0, "limit": 200})).await;
     assert_eq!((&page["type"], &page["complete"]), (&json!("history"), &json!(true)), "{page}");
     let entries = page["entries"].as_array().unwrap();
     let texts = entries.iter().filter_map(|entry| Some(entry["body"]["text"].as_str()?.to_owned())).collect();

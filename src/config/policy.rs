@@ -25,11 +25,11 @@ impl Default for Policy {
     fn default() -> Self {
         const DAY_MS: u64 = 24 * 60 * 60 * 1000;
         Self {
-            sync_max_entries: 1000,
-            sync_max_age_ms: 7 * DAY_MS,
-            large_conversation_members: 500,
+            sync_max_entries: limits::SYNC_ENTRIES,
+            sync_max_age_ms: limits::SYNC_SECONDS * 1000,
+            large_conversation_members: limits::LARGE_CONVERSATION_MEMBERS,
             recall_limit_ms: DAY_MS,
-            dedupe_ms: 7 * DAY_MS,
+            dedupe_ms: limits::DEDUPE_SECONDS * 1000,
             max_devices: 10,
             max_body_bytes: limits::MAX_BODY,
         }

@@ -252,8 +252,8 @@ impl CloseCode {
     }
 }
 
-/// Whether a client reconnects by itself after any close code: 4400-4499 and the transient standard
-/// ones (1001, 1006, 1011-1013) do; 4500-4599 and frames the server will refuse again do not.
+/// Whether a client reconnects by itself after any close code: not after 4500-4599, nor after those for a
+/// frame that would be refused again; after all others.
 #[must_use]
 pub const fn close_reconnects(code: u16) -> bool {
     !matches!(code, 1003 | 1007 | 1009 | 4500..=4599)

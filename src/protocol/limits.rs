@@ -27,14 +27,12 @@ pub const MAX_SERVER_FRAME: usize = 1_048_576;
 pub const WINDOW_ENTRIES: u64 = 500;
 /// Default time an idempotence key is remembered: seconds (7 days).
 pub const DEDUPE_SECONDS: u64 = 604_800;
-/// Default time between heartbeats: milliseconds.
-pub const HEARTBEAT_MS: u64 = 25_000;
 /// Default number of entries kept in a sync timeline.
 pub const SYNC_ENTRIES: u64 = 1_000;
 /// Default age to which sync entries are kept: seconds (7 days).
 pub const SYNC_SECONDS: u64 = 604_800;
 /// Default number of members above which a conversation is large.
-pub const LARGE_CONVERSATION_MEMBERS: u64 = 500;
+pub const LARGE_CONVERSATION_MEMBERS: usize = 500;
 
 /// `mentions` of one message: users.
 pub const MAX_MENTIONS: usize = 50;
@@ -61,13 +59,13 @@ pub const MAX_REACTION_USERS: usize = 20;
 /// Body bytes above which the `last` of `conversations` comes without it.
 pub const MAX_LAST_BODY: usize = 1_024;
 
-/// `token`: bytes. The contract is silent.
+/// `token`: bytes. By section 9 of the contract.
 pub const MAX_TOKEN: usize = 8_192;
-/// `epoch` of a cursor: bytes, at least 1. The contract is silent.
+/// `epoch` of a cursor: bytes, at least 1. By section 9 of the contract.
 pub const MAX_EPOCH: usize = 64;
-/// `page`: bytes, at least 1. The contract is silent.
+/// `page`: bytes, at least 1. By section 9 of the contract.
 pub const MAX_PAGE: usize = 256;
-/// `conversations` of `hello`: entries. The contract is silent.
+/// `conversations` of `hello`: entries. By section 9 of the contract.
 pub const MAX_HELLO_CONVERSATIONS: usize = 2_000;
 
 /// `history` without `limit`.
@@ -77,9 +75,9 @@ pub const MAX_HISTORY_LIMIT: u32 = 200;
 /// From here on `after_at` of `history` is no time but a place, `HISTORY_PLACES` + conv_seq: what `next` is
 /// where more messages than an answer holds have one time.
 pub const HISTORY_PLACES: u64 = 1 << 52;
-/// `conversations`, `members` without `limit`. The contract is silent.
+/// `conversations`, `members` without `limit`. By section 9 of the contract.
 pub const DEFAULT_PAGE_LIMIT: u32 = 100;
-/// Largest `limit` of `conversations`, `members`. The contract is silent.
+/// Largest `limit` of `conversations`, `members`. By section 9 of the contract.
 pub const MAX_PAGE_LIMIT: u32 = 1_000;
 
 /// `limits` of `welcome`.

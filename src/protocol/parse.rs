@@ -3,7 +3,7 @@
 //! Any text is taken, nothing panics, and the cost is linear in its length. Only the shape is
 //! checked here: whether a conversation exists or a right is held is for other rooms to say.
 //!
-//! Where the contract is silent: of a key given twice the last one counts; `field` is always the
+//! By section 9 of the contract: of a key given twice the last one counts; `field` is always the
 //! name of a top-level field, also for a fault inside it; an `id` on a frame that has none is
 //! ignored unless an error can carry it.
 

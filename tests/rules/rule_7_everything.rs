@@ -1,5 +1,5 @@
-//! Rule 7: receipts, recalls and membership reach whom they concern as surely as messages do. Rule 8:
-//! `unread` is a fold over what was delivered. So do notifications of the server API.
+//! Rule 7: receipts, recalls, membership and notifications reach whom they concern as surely as messages do.
+//! Rule 8: `unread` is a fold over what was delivered.
 
 use everline::engine::{Caller, Notified, Recipients};
 use everline::protocol::{AnswerBody, ConvId, DeviceId, ErrorCode, Event, MsgId};

@@ -1,6 +1,6 @@
 //! Rule 9: times and floors never go back, a page is dense or not sent. Rule 12: what was done is
-//! remembered under its name. (The new epoch of a restored backup comes with `schema --new-epoch`; that a
-//! node with a slow clock is not ready comes with CQL.)
+//! remembered under its name. (The new epoch of a restored backup: `tests/cql_commands.rs`; that a node with a
+//! slow clock is not ready: `tests/nodes/sessions.rs`.)
 
 use everline::engine::PageRead;
 use everline::protocol::{AnswerBody, Event, HistoryMode, Request};
