@@ -101,6 +101,23 @@ async fn first_body(session: &Session, target: &CqlTarget) -> Vec<u8> {
     rows.first_row::<(Vec<u8>,)>().unwrap().0
 }
 
+/// Erasures noted in any bucket.
+async fn noted(session: &Session, target: &CqlTarget) -> usize {
+    let query = format!("SELECT section FROM {}.conversation_timeline WHERE conv_id = 'g:buckets'", target.keyspace);
+    let rows = session.query_unpaged(format!("{query} AND section = 100 ALLOW FILTERING"), ()).await.unwrap();
+    rows.into_rows_result().unwrap().rows_num()
+}
+
+/// Waits until the store asks the database for nothing any more.
+async fn quiet(store: &Cql) {
+    until("nothing is asked of the database", async || {
+        let before = store.counters();
+        tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+        store.counters() == before
+    })
+    .await;
+}
+
 #[test]
 fn a_crash_between_sealing_and_settling_loses_no_row() {
     for commits in [BUCKET + 1, 2 * BUCKET, 5 * BUCKET + 2] {
@@ -178,10 +195,42 @@ fn a_body_erased_in_an_older_bucket_is_never_seen_again_and_goes_from_its_place(
             let session = beside(&target).await;
             seen(&store).await;
             until("erased in its place", async || first_body(&session, &target).await == b"erased").await;
+            until("off the list", async || noted(&session, &target).await == 0).await;
+            quiet(&store).await;
             seen(&store).await;
             check_rows(&store, last + 1).await;
         });
     }
+}
+
+/// Every node that loads the conversation would ask for ever.
+#[test]
+fn what_cannot_be_taken_off_the_list_keeps_no_node_busy() {
+    let Some(target) = block_on(keyspace()) else { return };
+    block_on(async {
+        let store = open(small(&target)).await;
+        for seq in 0..=BUCKET {
+            apply(&store, one(seq)).await;
+        }
+        // Younger than any deletion, as if the database took them for nothing.
+        let note = format!(
+            "INSERT INTO {}.conversation_timeline (conv_id, bucket, section, n, id, value) \
+             VALUES ('g:buckets', 1, 100, 1, '', 0x00) USING TIMESTAMP {}",
+            target.keyspace,
+            i64::MAX / 2
+        );
+        let session = beside(&target).await;
+        session.query_unpaged(note, ()).await.unwrap();
+    });
+    block_on(async {
+        let store = open(small(&target)).await;
+        bodies(&store, false).await;
+        until("looked after", async || store.counters().erasure_rounds == 2).await;
+        quiet(&store).await;
+        assert_eq!(store.counters().erasure_rounds, 2, "one erasure, one try to take it off the list");
+        assert_eq!(noted(&beside(&target).await, &target).await, 1);
+        assert_eq!(bodies(&store, false).await[0].as_ref(), [0_u8]);
+    });
 }
 
 #[test]

@@ -68,7 +68,7 @@ pub(super) async fn one(inner: Arc<Inner>, commit: Commit) -> Outcome {
                 if let TimelineId::Conversation(id) = timeline
                     && (attempt.erasures || (attempt.opens && attempt.after.bucket > 0))
                 {
-                    inner.look_after(id);
+                    inner.look_after(id, true);
                 }
                 return Outcome::Applied;
             }

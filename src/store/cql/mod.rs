@@ -36,7 +36,7 @@ mod statements;
 mod stats;
 mod values;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
@@ -178,8 +178,8 @@ struct Inner {
     buckets: Cache<(ConvId, u64), (u64, u64)>,
     /// How many buckets of a conversation are settled at least.
     settled: Cache<ConvId, u64>,
-    /// Conversations being settled by this process.
-    settling: Mutex<HashSet<ConvId>>,
+    /// Conversations being settled by this process; whether that has to go through once more.
+    settling: Mutex<HashMap<ConvId, bool>>,
 }
 
 impl Cql {

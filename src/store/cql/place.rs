@@ -138,7 +138,7 @@ impl Inner {
             }
         }
         let place = self.walk(timeline, low, sight).await?;
-        self.look_after(id);
+        self.look_after(id, false);
         Ok(place)
     }
 

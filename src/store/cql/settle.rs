@@ -6,9 +6,12 @@
 //! * an erasure compares the old body, so one that comes late does not undo a later one.
 //!
 //! How it can hurt: a bucket said to be settled too early hides rows. So it is read at SERIAL first (its last
-//! commit is then at a quorum), every write is answered, and the buckets before it are settled before it.
+//! commit is then at a quorum), every write is answered, and the buckets before it are settled before it. And
+//! what the database refuses must not be asked for without end: going through once is all that a commit or a
+//! load brings about.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -26,43 +29,50 @@ use crate::store::{Result, Section, TimelineId};
 
 /// Rows copied at once.
 const ROWS: usize = 1000;
+/// Tries to erase one body that others keep changing.
+const TRIES: usize = 8;
 
 impl Inner {
-    /// Settles what is to be settled, in a task of its own; at most one a conversation.
-    pub(super) fn look_after(self: &Arc<Self>, id: &ConvId) {
-        if !self.settling().insert(id.clone()) {
-            return;
+    /// Settles what is to be settled, in a task of its own; at most one a conversation. `changed`: there is
+    /// something new, which a task under way may have passed by: it goes through once more.
+    pub(super) fn look_after(self: &Arc<Self>, id: &ConvId, changed: bool) {
+        match self.settling().entry(id.clone()) {
+            Entry::Occupied(mut again) => {
+                *again.get_mut() |= changed;
+                return;
+            }
+            Entry::Vacant(free) => drop(free.insert(false)),
         }
         let (this, id) = (Arc::clone(self), id.clone());
         tokio::spawn(async move {
-            if let Err(error) = this.settle(&id).await {
-                // Whoever opens the next bucket, or loads this conversation anew, tries again.
-                tracing::warn!(conversation = %id, %error, "buckets are not settled yet");
+            loop {
+                if let Err(error) = this.settle(&id).await {
+                    // Whoever opens the next bucket, or loads this conversation anew, tries again.
+                    tracing::warn!(conversation = %id, %error, "buckets are not settled yet");
+                }
+                let mut settling = this.settling();
+                if !settling.get_mut(&id).is_some_and(std::mem::take) {
+                    settling.remove(&id);
+                    return;
+                }
             }
-            this.settling().remove(&id);
         });
     }
 
-    fn settling(&self) -> MutexGuard<'_, HashSet<ConvId>> {
+    fn settling(&self) -> MutexGuard<'_, HashMap<ConvId, bool>> {
         self.settling.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Settles every sealed bucket behind the last, and carries out the last one's erasures.
+    /// Settles every sealed bucket behind the last, and carries out the last one's erasures. Once: what comes
+    /// meanwhile is looked after by whoever commits it, and what the database refuses is not asked for again.
     pub(super) async fn settle(self: &Arc<Self>, id: &ConvId) -> Result<()> {
         let timeline = TimelineId::Conversation(id.clone());
-        loop {
-            let last = self.locate(&timeline, Sight::Serial).await?;
-            let settled = self.settled_buckets(id).await?;
-            for bucket in settled..last.bucket {
-                self.settle_bucket(&timeline, id, bucket).await?;
-            }
-            let done = self.carry_out(&timeline, id, &last).await?;
-            // Something may have come while this was being done, when nobody else could begin.
-            let now = self.locate(&timeline, Sight::Quorum).await?;
-            if done && now.bucket == last.bucket {
-                return Ok(());
-            }
+        let last = self.locate(&timeline, Sight::Serial).await?;
+        let settled = self.settled_buckets(id).await?;
+        for bucket in settled..last.bucket {
+            self.settle_bucket(&timeline, id, bucket).await?;
         }
+        self.carry_out(&timeline, id, &last).await
     }
 
     async fn settle_bucket(self: &Arc<Self>, timeline: &TimelineId, id: &ConvId, bucket: u64) -> Result<()> {
@@ -144,35 +154,32 @@ impl Inner {
         }
     }
 
-    /// Carries out the last bucket's erasures and takes them off its list. False: some came meanwhile.
-    async fn carry_out(self: &Arc<Self>, timeline: &TimelineId, id: &ConvId, last: &Place) -> Result<bool> {
+    /// Carries out the last bucket's erasures and takes them off its list.
+    async fn carry_out(self: &Arc<Self>, timeline: &TimelineId, id: &ConvId, last: &Place) -> Result<()> {
         if last.bucket == 0 {
-            return Ok(true);
+            return Ok(());
         }
-        let noted = self.erasures_of(timeline, last).await?;
-        for (key, body) in &noted {
-            self.erase(timeline, id, unsigned(Some(key.n)), body).await?;
+        for (key, body) in self.erasures_of(timeline, last).await? {
+            self.erase(timeline, id, unsigned(Some(key.n)), &body).await?;
             let values = [
                 Bound::Text(id.as_str()),
                 Bound::Big(big(last.bucket)),
                 Bound::Big(key.n),
-                // Another erasure of the same entry may have been noted since.
-                Bound::Blob(body),
+                // Another erasure of the same entry may have been noted since: that one stays.
+                Bound::Blob(&body),
             ];
             self.conditionally(&self.statements.drop_erasure, &values).await?;
         }
-        Ok(noted.is_empty() || self.erasures_of(timeline, last).await?.is_empty())
+        Ok(())
     }
 
-    /// Puts another body into an entry of a sealed bucket, unless it is there already.
+    /// Puts another body into an entry of a sealed bucket. Also where it is seen to stand already: only an
+    /// applied condition says that a quorum holds it, and its note is taken off the list next.
     async fn erase(self: &Arc<Self>, timeline: &TimelineId, id: &ConvId, seq: u64, body: &Bytes) -> Result<()> {
         let last = self.locate(timeline, Sight::Quorum).await?;
         let bucket = self.bucket_of(id, seq, &last).await?;
-        loop {
+        for _ in 0..TRIES {
             let Some(old) = self.body(id, bucket, seq).await? else { return Ok(()) };
-            if old == *body {
-                return Ok(());
-            }
             let end = self.range(id, bucket).await?.1;
             let values = [
                 Bound::Blob(body),
@@ -186,6 +193,7 @@ impl Inner {
                 return Ok(());
             }
         }
+        Err(unavailable(format!("entry {seq} cannot be erased in bucket {bucket}")))
     }
 
     /// The body of an entry as it stands.

@@ -9,6 +9,7 @@ use scylla::statement::prepared::PreparedStatement;
 
 use super::OpenError;
 use super::session::{Connected, one_line};
+use super::values::{ANCHOR, ERASURE};
 use crate::config::CqlTarget;
 
 /// Columns that make a partition, the tables' names, and what only one of them has.
@@ -142,7 +143,7 @@ impl Preparer<'_> {
         let Shape { table, key, key_marks, partition, base, sealed } = shape;
         let at_anchor = format!(
             "SELECT {base}, head, term, floor, fanned, head_at, {sealed}, section FROM KS.{table} \
-             WHERE {partition} AND section = -1 AND n = 0 AND id = ''"
+             WHERE {partition} AND section = {ANCHOR} AND n = 0 AND id = ''"
         );
         let row = "section, n, id, value";
         let entries = format!(
@@ -159,7 +160,7 @@ impl Preparer<'_> {
             anchor: self.plain(&at_anchor).await?,
             anchor_serial: self.serial(&at_anchor).await?,
             advance: self.conditional(&advance).await?,
-            anchor_row: self.conditional(&format!("{insert}) VALUES ({key_marks}, -1, 0, '')")).await?,
+            anchor_row: self.conditional(&format!("{insert}) VALUES ({key_marks}, {ANCHOR}, 0, '')")).await?,
             put_entry: self
                 .conditional(&format!(
                     "{insert}, at, attempt, value) VALUES ({key_marks}, 0, ?, '', ?, ?, ?) USING TTL ?"
@@ -180,7 +181,7 @@ impl Preparer<'_> {
             row: self
                 .plain(&format!(
                     "SELECT {row}, {sealed} FROM KS.{table} WHERE {partition} \
-                     AND (section, n, id) IN ((-1, 0, ''), (?, ?, ?))"
+                     AND (section, n, id) IN (({ANCHOR}, 0, ''), (?, ?, ?))"
                 ))
                 .await?,
             rows: self
@@ -223,7 +224,7 @@ impl Statements {
                 .await?,
             drop_erasure: with
                 .conditional(&format!(
-                    "DELETE FROM {table} {bucket} AND section = 18 AND n = ? AND id = '' IF value = ?"
+                    "DELETE FROM {table} {bucket} AND section = {ERASURE} AND n = ? AND id = '' IF value = ?"
                 ))
                 .await?,
             settle: with
