@@ -66,11 +66,32 @@ async fn a_keyspace_that_does_not_fit_is_one_line_with_the_remedy() {
     assert_eq!(renamed.code, 0, "{renamed:?}");
     assert_ne!(renamed.stdout, made.stdout);
 
-    for (version, says) in [("0", "run `everline schema`"), ("999", "newer Everline")] {
+    let version = async |version: &str| {
         execute(&target, &format!("UPDATE KS.meta SET value = '{version}' WHERE key = 'schema' IF EXISTS")).await;
-        refuses(&serve(&store), 2, &["schema version", version, says]);
+    };
+    version("0").await;
+    refuses(&serve(&store), 2, &["schema version", "0", "run `everline schema`"]);
+    let raised = run(&["schema", "--store", &store]);
+    assert_eq!((raised.code, &raised.stdout), (0, &renamed.stdout), "the remedy that was named: {raised:?}");
+    Program::serve_store(&store).stop();
+    version("999").await;
+    for ended in
+        [serve(&store), run(&["schema", "--store", &store]), run(&["schema", "--new-epoch", "--store", &store])]
+    {
+        refuses(&ended, 2, &["schema version", "999", "newer Everline"]);
     }
-    refuses(&run(&["schema", "--store", &store]), 2, &["newer Everline"]);
+    version("1").await;
+    assert_eq!(run(&["schema", "--store", &store]).stdout, renamed.stdout, "a refused command changes nothing");
+}
+
+#[test]
+fn more_copies_than_nodes_are_one_line_with_the_remedy() {
+    let Some(target) = unmade_keyspace() else { return };
+    let nine = store(&CqlTarget { replication: 9, ..target });
+    for _ in 0..2 {
+        refuses(&run(&["schema", "--store", &nine]), 1, &["too few nodes", "?replication="]);
+    }
+    refuses(&serve(&nine), 1, &["too few nodes", "?replication="]);
 }
 
 #[tokio::test]

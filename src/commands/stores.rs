@@ -123,7 +123,9 @@ pub(super) async fn open_cql(target: &CqlTarget, policy: &Policy) -> Result<Arc<
 /// What stops a command that needs a CQL store.
 pub(super) fn cql_failure(error: cql::OpenError) -> Failure {
     match error {
-        cql::OpenError::Unreachable { .. } | cql::OpenError::Refused(_) => Failure::failed(error),
+        cql::OpenError::Unreachable { .. } | cql::OpenError::TooFewNodes { .. } | cql::OpenError::Refused(_) => {
+            Failure::failed(error)
+        }
         _ => Failure::Usage(error.to_string()),
     }
 }

@@ -6,8 +6,8 @@
 //! Everything is deterministic: tokio's paused clock, one thread, a simulated store whose writes are
 //! stopped at exact moments.
 //!
-//! Not here: rule 11 (buckets: CQL only), of rule 12 the new epoch after a restore. Rule 13 is the client library's
-//! own, one scenario here.
+//! Not here: rule 11 (buckets, CQL only: `tests/cql_buckets.rs`), of rule 12 the new epoch after a restore.
+//! Rule 13 is the client library's own, one scenario here.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs, unreachable_pub)]
 
 #[path = "../between/mod.rs"]

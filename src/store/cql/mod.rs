@@ -144,10 +144,21 @@ pub enum OpenError {
     },
     /// Compare-and-set does not work.
     #[error(
-        "conditional writes do not work in keyspace {keyspace}: {why}; with ScyllaDB before 2025.4 the keyspace must \
-         be made with tablets = {{'enabled': false}}"
+        "conditional writes do not work in keyspace {keyspace}: {why}; with ScyllaDB before 2025.4 drop the keyspace, \
+         make it with tablets = {{'enabled': false}} and run `everline schema` again"
     )]
     NoConditionalWrites {
+        /// Which.
+        keyspace: String,
+        /// The server's words.
+        why: String,
+    },
+    /// Fewer nodes of the database are alive than its copies need.
+    #[error(
+        "too few nodes of the database are alive for keyspace {keyspace}: start them, or give it no more copies than \
+         there are nodes (?replication=N when it is made) ({why})"
+    )]
+    TooFewNodes {
         /// Which.
         keyspace: String,
         /// The server's words.
