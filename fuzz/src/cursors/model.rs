@@ -1,5 +1,6 @@
 //! What alice's device may be told, by the contract: a plain judge of every frame. It panics over what is wrong.
 
+use everline::protocol::limits::HISTORY_PLACES;
 use everline::protocol::{
     AnswerBody, ClientFrame, Entry, Envelope, ErrorCode, ErrorFrame, Event, Hello, HistoryEntry, HistoryFrom, MsgId,
     Request, Reset, ResetReason, ServerFrame, SyncFrame, SyncMode, Welcome,
@@ -209,6 +210,7 @@ fn history(facts: &Facts, from: HistoryFrom, limit: usize, entries: &[HistoryEnt
     let covered = all.into_iter().filter(|(seq, at, _)| match next {
         None => true,
         Some(next) if newest_first => *seq >= next,
+        Some(next) if by_time && next >= HISTORY_PLACES => *seq <= next - HISTORY_PLACES,
         Some(next) if by_time => *at < next,
         Some(next) => *seq <= next,
     });

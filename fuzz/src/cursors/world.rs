@@ -6,6 +6,7 @@ use everline::auth::{Minter, Verifier};
 use everline::config::{Clock, Policy, SessionLimits, Settings};
 use everline::engine::{Caller, Engine};
 use everline::hub::Hub;
+use everline::protocol::limits::HISTORY_PLACES;
 use everline::protocol::{
     AnswerBody, Body, ConvId, DeviceId, HistoryFrom, MsgId, Range, Request, Send, SendTo, UserId,
 };
@@ -203,6 +204,9 @@ pub fn asked(facts: &Facts, from: HistoryFrom) -> (Vec<(u64, u64, bool)>, bool) 
         HistoryFrom::Newest => (all.collect(), true),
         HistoryFrom::Before(seq) => (all.filter(|message| message.0 < seq).collect(), true),
         HistoryFrom::After(seq) => (all.filter(|message| message.0 > seq).collect(), false),
+        HistoryFrom::AfterAt(place) if place >= HISTORY_PLACES => {
+            asked(facts, HistoryFrom::After(place - HISTORY_PLACES))
+        }
         HistoryFrom::AfterAt(time) => (all.filter(|message| message.1 >= time).collect(), false),
     }
 }
