@@ -1,6 +1,9 @@
 //! One delivery: entries of a conversation into one user's draft.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::Progress;
 use crate::conversation::entry::{Appended, Header, Kind, mention};
@@ -17,6 +20,9 @@ use crate::timeline::Draft;
 
 const PAGE: usize = 512;
 
+/// Older than this, what the entries showed when they were taken may have been recalled since.
+const LATE: Duration = Duration::from_secs(1);
+
 /// Entries of one conversation, contiguous, on their way to many users.
 #[derive(Debug)]
 pub struct Batch {
@@ -30,6 +36,8 @@ pub struct Batch {
     pub entries: Vec<Appended>,
     /// Everything up to here is already with everybody it is addressed to; 0 when not known.
     pub complete_to: u64,
+    /// When the entries were appended, or read.
+    pub taken: Instant,
 }
 
 /// A batch for one user.
@@ -41,6 +49,13 @@ pub struct Delivery {
     pub member: Arc<Member>,
     /// Told when the delivery is durable.
     pub told: Vec<Arc<Progress>>,
+}
+
+impl Delivery {
+    /// Whether it waited for so long that its texts are to be read again before anybody is shown them.
+    pub fn is_late(&self) -> bool {
+        self.batch.taken.elapsed() > LATE
+    }
 }
 
 /// Puts what the batch addresses to this user, and what was missed before it, into the draft, each

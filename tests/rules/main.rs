@@ -101,6 +101,7 @@ promises! {
     rule_4_reads::a_leaver_learns_nothing_of_what_follows notices [LeaverReadsOn],
     rule_4_reads::a_stranger_learns_nothing notices [],
     rule_4_reads::a_recalled_body_is_erased_and_no_edit_of_it_is_served notices [BodyNotErased, EditServedAfterRecall],
+    rule_4_reads::a_body_that_waited_is_not_pushed_after_its_recall notices [],
     rule_5_own_effect::an_answer_waits_for_the_callers_own_timeline notices [AnswerBeforeOwnEffect],
     rule_5_own_effect::an_answer_waits_for_the_callers_busy_lane notices [AnswerBeforeOwnEffect],
     rule_5_own_effect::a_repeated_request_is_answered_after_its_effect notices [DuplicateBeforeOwnEffect],

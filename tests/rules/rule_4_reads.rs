@@ -1,8 +1,12 @@
 //! Rule 4: whatever is answered is judged by the log as it stands, not by what a node happened to know,
 //! and no reader is shown more than is his.
 
+use std::time::Duration;
+
+use everline::hub::Signal;
 use everline::protocol::*;
 
+use super::gate::When;
 use super::oracle::{all_delivered, erased};
 use super::world::*;
 use crate::{ensure, ensure_eq};
@@ -109,5 +113,25 @@ pub async fn a_recalled_body_is_erased_and_no_edit_of_it_is_served() -> Proof {
         erased(&world, &conv, "\"text\":\"secret-one\"")?;
         erased(&world, &conv, "\"text\":\"secret-two\"")?;
     }
+    Ok(())
+}
+
+/// A message waits for bob's timeline and is recalled meanwhile. When it comes to him at last, his sessions read
+/// it from the log; what was to be pushed still has its body.
+pub async fn a_body_that_waited_is_not_pushed_after_its_recall() -> Proof {
+    let (_world, a, _b, conv) = World::two_nodes().await?;
+    let slow = a.gate.hold(of("bob"), When::Before);
+    a.send("alice", &conv, "secret").await?;
+    slow.reached().await;
+    a.ask("alice", recall(&conv, 2)).await?;
+    let seat = a.hub.register(&user("bob"), &caller("bob").device);
+    ensure!(seat.follow(1), "bob's session follows");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    slow.release();
+    rest().await;
+    let mut pushed = Vec::new();
+    ensure_eq!(seat.take(&mut pushed), Signal::Behind, "what bob's session is told");
+    ensure!(pushed.is_empty(), "pushed: {pushed:?}");
+    ensure_eq!(a.log("bob").await?, ["conversation 1", "message 2 gone", "recall 3"], "bob's log");
     Ok(())
 }

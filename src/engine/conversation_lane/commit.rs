@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::ConversationState;
 use super::batch::{Asked, refuse_damaged};
@@ -90,7 +91,9 @@ impl Inner {
         // stand before these in every lane: whatever came before `first` is there.
         let complete_to = if self.store.together() { first - 1 } else { 0 };
         let large_at = conversation.large_at();
-        let batch = Batch { conversation: conversation.id.clone(), mode, large_at, entries: appended, complete_to };
+        let taken = Instant::now();
+        let batch =
+            Batch { conversation: conversation.id.clone(), mode, large_at, entries: appended, complete_to, taken };
         Some(Outgoing {
             batch: Arc::new(batch),
             recipients,

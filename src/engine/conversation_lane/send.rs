@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::ConversationState;
 use crate::conversation::member::Member;
 use crate::conversation::state::Roster;
@@ -92,6 +94,7 @@ impl Inner {
         let Some(conversation) = state.conversation.as_mut() else { return Ok(None) };
         let Some(member) = conversation.member(user).filter(|member| member.covers(seq)) else { return Ok(None) };
         let member = Arc::clone(member);
+        let taken = Instant::now();
         let entries = loop {
             match read_log(&*self.store, id, seq - 1, seq).await {
                 Ok(entries) => break entries,
@@ -105,7 +108,7 @@ impl Inner {
         }
         let complete_to = if self.store.together() { seq - 1 } else { 0 };
         let large_at = conversation.large_at();
-        let batch = Batch { conversation: id.clone(), mode, large_at, entries, complete_to };
+        let batch = Batch { conversation: id.clone(), mode, large_at, entries, complete_to, taken };
         let progress = Progress::begin();
         let delivery = Delivery { batch: Arc::new(batch), member, told: vec![Arc::clone(&progress)] };
         self.push_user(user, UserItem::Deliver(delivery));

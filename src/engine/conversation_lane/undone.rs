@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::send::Outgoing;
 use super::{ConversationItem, ConversationState};
@@ -34,6 +35,7 @@ impl Inner {
         after: u64,
         up_to: u64,
     ) -> Result<Arc<Progress>, Error> {
+        let taken = Instant::now();
         let entries = loop {
             match read_log(&*self.store, id, after, up_to).await {
                 Ok(entries) => break entries,
@@ -54,7 +56,7 @@ impl Inner {
             recipients_of(conversation, &entries)
         };
         let complete_to = if self.store.together() { after } else { 0 };
-        let batch = Batch { conversation: id.clone(), mode, large_at, entries, complete_to };
+        let batch = Batch { conversation: id.clone(), mode, large_at, entries, complete_to, taken };
         let outgoing = Outgoing {
             batch: Arc::new(batch),
             recipients,

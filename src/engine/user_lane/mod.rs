@@ -111,11 +111,21 @@ impl UserWork {
 
     /// Tells the user's sessions.
     pub(super) fn push_to(&self, hub: &Hub) {
-        if !self.live.is_empty() {
-            hub.push(&self.user, &self.live);
-        } else if !hub.bus().is_alone() && self.items.iter().any(|item| matches!(item, UserItem::Deliver(_))) {
+        let mut delivered = self.items.iter().filter_map(|item| match item {
+            UserItem::Deliver(delivery) => Some(delivery),
+            _ => None,
+        });
+        let untold = if self.live.is_empty() {
             // It was all there already, but whoever brought it may have died before he told anybody.
+            !hub.bus().is_alone() && delivered.next().is_some()
+        } else {
+            // The log is read by its changes; what was taken long ago may show what was recalled since.
+            delivered.any(Delivery::is_late)
+        };
+        if untold {
             hub.moved(&self.user, self.head.position.seq);
+        } else if !self.live.is_empty() {
+            hub.push(&self.user, &self.live);
         }
     }
 
