@@ -10,6 +10,11 @@ use std::process::ExitCode;
 
 use commands::Failure;
 
+/// A message is some dozens of small allocations that one thread makes and another frees: with this allocator it
+/// costs a quarter less processor time than with the system's (docs/performance.md).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match commands::run() {
         Ok(()) => ExitCode::SUCCESS,
