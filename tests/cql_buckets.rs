@@ -203,6 +203,35 @@ fn a_body_erased_in_an_older_bucket_is_never_seen_again_and_goes_from_its_place(
     }
 }
 
+/// The commit lands, its node does not hear of it and sends it again: it is refused, as a stranger's would be.
+#[test]
+fn a_body_erased_by_a_commit_of_unknown_outcome_goes_from_its_place() {
+    let Some(target) = block_on(keyspace()) else { return };
+    let erase = || Commit { rewrite: vec![(1, Bytes::from_static(b"erased"))], ..one(2 * BUCKET) };
+    block_on(async {
+        let store = open(small(&target)).await;
+        for seq in 0..2 * BUCKET {
+            apply(&store, one(seq)).await;
+        }
+    });
+    let loaded = async || {
+        let store = open(small(&target)).await;
+        bodies(&store, false).await;
+        quiet(&store).await;
+        store
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let store = runtime.block_on(loaded());
+    block_on(async { apply(&*loaded().await, erase()).await });
+    runtime.block_on(async {
+        let session = beside(&target).await;
+        assert_ne!(first_body(&session, &target).await, b"erased", "who committed it is dead");
+        assert!(matches!(store.commit(vec![erase()]).await[..], [Outcome::Conflict(_)]));
+        until("erased in its place", async || first_body(&session, &target).await == b"erased").await;
+        until("off the list", async || noted(&session, &target).await == 0).await;
+    });
+}
+
 /// Every node that loads the conversation would ask for ever.
 #[test]
 fn what_cannot_be_taken_off_the_list_keeps_no_node_busy() {

@@ -52,6 +52,12 @@ pub(super) async fn one(inner: Arc<Inner>, commit: Commit) -> Outcome {
         // A bucket opens only behind one that a quorum holds for sure: nobody will repair it afterwards.
         if !matches || (place.sealed && !place.sure) {
             if fresh {
+                // It may have been applied by an earlier try whose outcome nobody knew: then its erasures wait.
+                if let TimelineId::Conversation(id) = timeline
+                    && !commit.rewrite.is_empty()
+                {
+                    inner.look_after(id, true);
+                }
                 return Outcome::Conflict(place.head);
             }
             match inner.locate(timeline, Sight::Serial).await {
