@@ -32,7 +32,9 @@ impl Reader<'_> {
                 None if with.count <= users.len() as u64 => false,
                 None => {
                     let word = rows::word_key(seq, &with.key, self.user);
-                    rows::read::<Word>(self.store, &view.timeline, &word).await?.is_some_and(|word| word.add)
+                    let word: Option<Word> = rows::read(self.store, &view.timeline, &word).await?;
+                    // One later than the head came after the message's row was read: before, it was the other way.
+                    word.is_some_and(|word| word.add == (word.conv_seq <= view.head_seq()))
                 }
             };
             if his {
@@ -78,4 +80,62 @@ fn put_first(users: &mut Vec<UserId>, at: Option<usize>, user: &UserId) {
     }
     users.insert(0, user.clone());
     users.truncate(MAX_REACTION_USERS);
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::{Clock, Policy};
+    use crate::engine::{Caller, Engine};
+    use crate::hub::Hub;
+    use crate::protocol::{AnswerBody, DeviceId, HistoryMode, MsgId, Request};
+    use crate::store::sim::{Faults, Sim, SimOptions};
+
+    async fn ask(engine: &Engine, user: &UserId, request: Request) -> AnswerBody {
+        let caller = Caller { user: user.clone(), device: DeviceId::parse("phone").unwrap() };
+        engine.submit(&caller, request).await.unwrap()
+    }
+
+    /// One of many, not among those named, changes his mind while his page is being read.
+    #[tokio::test]
+    async fn a_reaction_made_while_a_page_is_read_is_not_told_yet() {
+        let clock = Clock::simulated(1_795_000_000_000);
+        let sim = Sim::new(SimOptions { seed: 1, clock: clock.clone(), together: true, faults: Faults::none() });
+        let store = Arc::new(sim.handle());
+        let engine = Engine::new(store.clone(), Arc::new(Hub::default()), clock, Policy::default(), 1);
+        let users: Vec<_> = (0..30).map(|n| UserId::parse(&format!("u{n:02}")).unwrap()).collect();
+        let create = Request::Create {
+            members: users[1..].to_vec(),
+            title: None,
+            attributes: None,
+            history: HistoryMode::SinceJoin,
+            op_id: MsgId::parse("op").unwrap(),
+        };
+        let AnswerBody::Ok { conv_id: Some(conv), .. } = ask(&engine, &users[0], create).await else { panic!() };
+        let body = crate::protocol::Body::parse("{}").unwrap();
+        let send = crate::protocol::Send {
+            to: crate::protocol::SendTo::Conv(conv.clone()),
+            client_msg_id: MsgId::parse("m").unwrap(),
+            body,
+            reply_to: None,
+            mentions: Vec::new(),
+        };
+        ask(&engine, &users[0], Request::Send(send)).await;
+        let react = |add| Request::React { conv_id: conv.clone(), target: 2, key: "+1".into(), add };
+        for user in &users[..25] {
+            ask(&engine, user, react(true)).await;
+        }
+        let told = async |user: &UserId, before: bool| {
+            let view = View::load(&*store, &conv, user).await.unwrap().unwrap();
+            let target = view.target(&*store, 2).await.unwrap().unwrap();
+            ask(&engine, user, react(!before)).await;
+            let counts = Reader { store: &*store, user }.reactions(&view, 2, &target).await.unwrap();
+            (counts[0].count, counts[0].users.first() == Some(user))
+        };
+        assert_eq!(told(&users[29], false).await, (25, false));
+        assert_eq!(told(&users[24], true).await, (26, true));
+    }
 }
