@@ -19,8 +19,8 @@ use everline::store::Store;
 use everline::store::cql::{Counters, Cql};
 use futures::StreamExt as _;
 
-/// Reads of one look at all marks.
-const MARK_READS: u64 = 64;
+/// Reads of one look at all marks: the nodes, of which there is one, and its partitions.
+const MARK_READS: u64 = 65;
 /// Messages that are counted one by one.
 const MESSAGES: usize = 10;
 const TEXT: &str = "how much?";

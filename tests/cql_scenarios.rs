@@ -390,13 +390,19 @@ async fn sends_of_two_nodes_at_once_stand_in_one_order_for_all() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_nodes_word_of_being_alive_expires() {
     let Some((a, b)) = two_nodes().await else { return };
-    let alive = async || b.door.cql.nodes().await.unwrap();
+    let nodes = async || b.door.cql.nodes().await.unwrap();
+    let alive = async || -> Vec<u64> {
+        nodes().await.into_iter().filter(|known| known.alive).map(|known| known.node).collect()
+    };
     a.door.cql.renew_node(7, Duration::from_secs(1)).await.unwrap();
     a.door.cql.renew_node(8, Duration::from_secs(600)).await.unwrap();
     until("7 is not alive any more", async || alive().await == [8]).await;
+    assert_eq!(nodes().await.len(), 2, "it is known all the same");
     a.engine.renew().await.unwrap();
     assert!(a.engine.is_renewed() && !b.engine.is_renewed());
     assert_eq!(alive().await.len(), 2);
     a.door.cql.renew_node(7, Duration::from_secs(600)).await.unwrap();
     assert!(alive().await.contains(&7), "back again");
+    b.door.cql.forget_node(7).await.unwrap();
+    assert!(nodes().await.iter().all(|known| known.node != 7), "forgotten");
 }

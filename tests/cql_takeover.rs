@@ -21,7 +21,9 @@ use everline::engine::{Caller, Engine, Sights};
 use everline::hub::Hub;
 use everline::protocol::{Body, ConvId, DeviceId, MsgId, Request, Send, SendTo, UserId};
 use everline::store::cql::Cql;
-use everline::store::{Commit, Entry, Head, Mark, Outcome, Result, RowKey, Section, Span, Store, TimelineId};
+use everline::store::{
+    Commit, Entry, Head, KnownNode, Mark, Outcome, Result, RowKey, Section, Span, Store, TimelineId,
+};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::task::JoinHandle;
@@ -126,16 +128,20 @@ impl Store for Watched {
         self.cql.delete_mark(mark)
     }
 
-    fn marks(&self) -> BoxFuture<'_, Result<Vec<Mark>>> {
-        self.cql.marks()
+    fn marks_of(&self, node: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Mark>>> {
+        self.cql.marks_of(node, limit)
     }
 
     fn renew_node(&self, node: u64, ttl: Duration) -> BoxFuture<'_, Result<()>> {
         self.cql.renew_node(node, ttl)
     }
 
-    fn nodes(&self) -> BoxFuture<'_, Result<Vec<u64>>> {
+    fn nodes(&self) -> BoxFuture<'_, Result<Vec<KnownNode>>> {
         self.cql.nodes()
+    }
+
+    fn forget_node(&self, node: u64) -> BoxFuture<'_, Result<()>> {
+        self.cql.forget_node(node)
     }
 }
 

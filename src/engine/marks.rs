@@ -56,6 +56,7 @@ impl Inner {
         if planted(Bug::MarkKeyReused) {
             (mark.burst, mark.from) = (1, 0);
         }
+        self.be_known(id).await;
         while let Err(error) = self.store.put_mark(mark.clone()).await {
             self.wait_for_store(id, &error).await;
         }

@@ -165,11 +165,14 @@ impl Engine {
     /// # Errors
     /// That the marks could not be read.
     pub async fn take_over(&self, dead: impl Fn(u64) -> bool) -> store::Result<usize> {
-        let marks: Vec<_> = self.inner.store.marks().await?.into_iter().filter(|mark| dead(mark.node)).collect();
-        for mark in &marks {
-            self.finish_mark(mark.clone()).await;
+        let mut taken = 0;
+        for known in self.inner.store.nodes().await?.into_iter().filter(|known| dead(known.node)) {
+            for mark in self.inner.store.marks_of(known.node, usize::MAX).await? {
+                self.finish_mark(mark).await;
+                taken += 1;
+            }
         }
-        Ok(marks.len())
+        Ok(taken)
     }
 
     /// Returns when a lane's driver has panicked: that lane stands still for ever, so the process must

@@ -239,6 +239,15 @@ pub struct Mark {
     pub from: u64,
 }
 
+/// A node that has given its word, and may have left marks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KnownNode {
+    /// Its incarnation.
+    pub node: u64,
+    /// Its word still holds.
+    pub alive: bool,
+}
+
 /// Which entries to read: those with `after < seq <= up_to`.
 #[derive(Debug, Clone, Copy)]
 pub struct Span {
@@ -302,8 +311,20 @@ pub trait Store: Send + Sync + 'static {
     /// Deletes a mark. An error means unknown; it may also vanish later.
     fn delete_mark(&self, mark: Mark) -> BoxFuture<'_, Result<()>>;
 
-    /// All marks.
-    fn marks(&self) -> BoxFuture<'_, Result<Vec<Mark>>>;
+    /// Marks that a node has written and nobody has deleted; at most `limit` of them.
+    fn marks_of(&self, node: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Mark>>>;
+
+    /// Marks of all known nodes; for `verify`.
+    fn marks(&self) -> BoxFuture<'_, Result<Vec<Mark>>> {
+        async move {
+            let mut found = Vec::new();
+            for known in self.nodes().await? {
+                found.extend(self.marks_of(known.node, usize::MAX).await?);
+            }
+            Ok(found)
+        }
+        .boxed()
+    }
 
     /// For `migrate`: lets a timeline that nobody has written stand at `head`, without the entries up to
     /// there (its floor is its number). Durable when `Applied`; `Conflict`: somebody has written it.
@@ -313,15 +334,14 @@ pub trait Store: Send + Sync + 'static {
         futures::future::ready(Err(refused)).boxed()
     }
 
-    /// Says that the node of this incarnation is alive; the word holds for `ttl` by the store's clock. A
-    /// store of one process has no other nodes and forgets it.
-    fn renew_node(&self, node: u64, ttl: Duration) -> BoxFuture<'_, Result<()>> {
-        let _ = (node, ttl);
-        futures::future::ready(Ok(())).boxed()
-    }
+    /// Says that the node of this incarnation is alive; the word holds for `ttl` by the store's clock. From now
+    /// on it is known, until it is forgotten. A store of one process has no other nodes and may ignore it.
+    fn renew_node(&self, node: u64, ttl: Duration) -> BoxFuture<'_, Result<()>>;
 
-    /// Nodes whose word holds. A guess: one that is missing may well be alive (rule 3 makes that harmless).
-    fn nodes(&self) -> BoxFuture<'_, Result<Vec<u64>>> {
-        futures::future::ready(Ok(Vec::new())).boxed()
-    }
+    /// All known nodes. Whether one is alive is a guess (rule 3 makes a wrong one harmless). A store of one
+    /// process knows at least those that have marks.
+    fn nodes(&self) -> BoxFuture<'_, Result<Vec<KnownNode>>>;
+
+    /// This node is known no more, until it gives its word again: nobody looks for its marks.
+    fn forget_node(&self, node: u64) -> BoxFuture<'_, Result<()>>;
 }

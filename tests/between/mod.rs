@@ -11,7 +11,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use everline::protocol::ConvId;
 use everline::store::sim::Sim;
-use everline::store::{Commit, Entry, Head, Mark, Outcome, Result, RowKey, Section, Span, Store, TimelineId};
+use everline::store::{
+    Commit, Entry, Head, KnownNode, Mark, Outcome, Result, RowKey, Section, Span, Store, TimelineId,
+};
 use futures::future::BoxFuture;
 
 /// What is read: of one timeline, rows of one section. `None`: neither.
@@ -37,6 +39,10 @@ pub trait Way: Debug + Send + Sync + 'static {
 
     fn delete_mark(&self, mark: Mark) -> BoxFuture<'_, Result<()>> {
         self.sim().delete_mark(mark)
+    }
+
+    fn marks_of(&self, node: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Mark>>> {
+        self.read(None, self.sim().marks_of(node, limit))
     }
 }
 
@@ -97,8 +103,8 @@ impl<W: Way> Store for Between<W> {
         self.0.delete_mark(mark)
     }
 
-    fn marks(&self) -> BoxFuture<'_, Result<Vec<Mark>>> {
-        self.0.read(None, self.0.sim().marks())
+    fn marks_of(&self, node: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Mark>>> {
+        self.0.marks_of(node, limit)
     }
 
     fn begin_at(&self, timeline: TimelineId, head: Head) -> BoxFuture<'_, Result<Outcome>> {
@@ -109,7 +115,11 @@ impl<W: Way> Store for Between<W> {
         self.0.read(None, self.0.sim().renew_node(node, ttl))
     }
 
-    fn nodes(&self) -> BoxFuture<'_, Result<Vec<u64>>> {
+    fn nodes(&self) -> BoxFuture<'_, Result<Vec<KnownNode>>> {
         self.0.read(None, self.0.sim().nodes())
+    }
+
+    fn forget_node(&self, node: u64) -> BoxFuture<'_, Result<()>> {
+        self.0.read(None, self.0.sim().forget_node(node))
     }
 }

@@ -10,7 +10,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use everline::protocol::ConvId;
 use everline::store::cql::Cql;
-use everline::store::{Commit, Entry, Head, Mark, Outcome, Result, RowKey, Section, Span, Store, TimelineId};
+use everline::store::{
+    Commit, Entry, Head, KnownNode, Mark, Outcome, Result, RowKey, Section, Span, Store, TimelineId,
+};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, pending};
 use tokio::sync::Semaphore;
@@ -148,15 +150,19 @@ impl Store for Door {
         async move { if self.is_dead() { pending().await } else { self.cql.delete_mark(mark).await } }.boxed()
     }
 
-    fn marks(&self) -> BoxFuture<'_, Result<Vec<Mark>>> {
-        self.cql.marks()
+    fn marks_of(&self, node: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Mark>>> {
+        self.cql.marks_of(node, limit)
     }
 
     fn renew_node(&self, node: u64, ttl: Duration) -> BoxFuture<'_, Result<()>> {
         self.cql.renew_node(node, ttl)
     }
 
-    fn nodes(&self) -> BoxFuture<'_, Result<Vec<u64>>> {
+    fn forget_node(&self, node: u64) -> BoxFuture<'_, Result<()>> {
+        self.cql.forget_node(node)
+    }
+
+    fn nodes(&self) -> BoxFuture<'_, Result<Vec<KnownNode>>> {
         self.cql.nodes()
     }
 }

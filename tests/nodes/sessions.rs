@@ -186,6 +186,8 @@ async fn what_a_dead_node_left_undone_is_finished_by_the_others() {
     let answer = engine.submit(&caller, request(json!({"to":"bob","client_msg_id":"2","body":{}})));
     hold.reached().await;
     drop((answer, store.crash()));
+    // Its word runs out.
+    town.clock.jump(11_000);
     hears(&mut bob, "2").await;
     assert!(town.store.marks().await.unwrap().iter().all(|mark| mark.node != 99), "the mark is gone");
     hears(&mut alice, "2").await;

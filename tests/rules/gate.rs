@@ -52,6 +52,8 @@ pub struct Gate {
     pub sim: Sim,
     plans: Mutex<Plans>,
     writes: AtomicUsize,
+    /// Reads of a node's marks.
+    looks: AtomicUsize,
     dead: AtomicBool,
 }
 
@@ -95,7 +97,8 @@ impl Held {
 
 impl Gate {
     pub fn new(sim: Sim) -> Arc<Self> {
-        Arc::new(Self { sim, plans: Mutex::default(), writes: AtomicUsize::new(0), dead: AtomicBool::new(false) })
+        let (writes, looks) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Arc::new(Self { sim, plans: Mutex::default(), writes, looks, dead: AtomicBool::new(false) })
     }
 
     fn plans(&self) -> MutexGuard<'_, Plans> {
@@ -156,6 +159,11 @@ impl Gate {
     /// The process dies: no call ends any more.
     pub fn kill(&self) {
         self.dead.store(true, Ordering::SeqCst);
+    }
+
+    /// How often a node's marks were looked at.
+    pub fn looks_at_marks(&self) -> usize {
+        self.looks.load(Ordering::SeqCst)
     }
 
     pub fn is_dead(&self) -> bool {
@@ -263,6 +271,11 @@ impl Way for Gate {
 
     fn put_mark(&self, mark: Mark) -> BoxFuture<'_, Result<()>> {
         self.mark_write(self.sim.put_mark(mark)).boxed()
+    }
+
+    fn marks_of(&self, node: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Mark>>> {
+        self.looks.fetch_add(1, Ordering::SeqCst);
+        self.read(None, self.sim.marks_of(node, limit))
     }
 
     fn delete_mark(&self, mark: Mark) -> BoxFuture<'_, Result<()>> {

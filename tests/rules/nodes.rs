@@ -8,6 +8,7 @@ use everline::bus::{Exchange, Identity};
 use everline::engine::Sights;
 use everline::hub::{Hub, Live, Signal};
 use everline::protocol::*;
+use everline::store::Store as _;
 use everline::store::sim::Faults;
 
 use super::gate::When;
@@ -90,17 +91,11 @@ pub async fn notes_of_another_epoch_are_not_heard() -> Proof {
 /// Nobody asks for it by name: the living find a dead node's mark.
 pub async fn what_a_dead_node_left_is_finished_by_the_living() -> Proof {
     let (world, _exchange, a, b, conv) = joined().await?;
-    let renew = async |node: &Node| node.engine.renew().await.map_err(|error| error.to_string());
-    renew(&a).await?;
+    a.engine.renew().await.map_err(|error| error.to_string())?;
     a.gate.die_once_applied(log_of(&conv));
     a.start("alice", send(&conv, "m2"));
     rest().await;
-    let mut sights = Sights::default();
-    for _ in 0..10 {
-        renew(&b).await?;
-        b.engine.finish_for_the_dead(&mut sights).await.map_err(|error| error.to_string())?;
-        tokio::time::sleep(WORD / 3).await;
-    }
+    look_for(&b, &mut Sights::default(), 10, WORD / 3).await?;
     ensure_eq!(times(&world, &conv, "m2")?, 1, "alice's message");
     all_delivered(&world, &conv)?;
     ensure_eq!(world.sim.all_marks().len(), 0, "marks left");
@@ -117,16 +112,11 @@ pub async fn a_timeline_that_is_away_keeps_nobody_from_looking() -> Proof {
     let bob = b.gate.hold(of("bob"), When::Before);
     let other = direct("carol", "dave");
     let mut sights = Sights::default();
-    for look in 0..10 {
-        b.engine.renew().await.map_err(|error| error.to_string())?;
-        b.engine.finish_for_the_dead(&mut sights).await.map_err(|error| error.to_string())?;
-        tokio::time::sleep(WORD / 3).await;
-        if look == 4 {
-            bob.reached().await;
-            c.gate.die_once_applied(log_of(&other));
-            c.start("carol", send(&other, "m1"));
-        }
-    }
+    look_for(&b, &mut sights, 5, WORD / 3).await?;
+    bob.reached().await;
+    c.gate.die_once_applied(log_of(&other));
+    c.start("carol", send(&other, "m1"));
+    look_for(&b, &mut sights, 5, WORD / 3).await?;
     all_delivered(&world, &other)?;
     let left: Vec<_> = world.sim.all_marks().into_iter().map(|mark| mark.conversation).collect();
     ensure_eq!(left, std::slice::from_ref(&conv), "marks left");
@@ -135,6 +125,47 @@ pub async fn a_timeline_that_is_away_keeps_nobody_from_looking() -> Proof {
     let finished = b.engine.finish_for_the_dead(&mut sights).await.map_err(|error| error.to_string())?;
     ensure_eq!(finished, 1, "marks finished since");
     all_delivered(&world, &conv)
+}
+
+/// Node a stands still for more than a day and is forgotten; then it goes on, and dies behind its next message
+/// before it has said anything else.
+pub async fn who_was_forgotten_is_known_again_before_his_next_mark() -> Proof {
+    let (world, _exchange, a, b, conv) = joined().await?;
+    let mut sights = Sights::default();
+    look_for(&b, &mut sights, 25 * 60, Duration::from_secs(60)).await?;
+    let known = world.sim.nodes().await.map_err(|error| error.to_string())?;
+    let known: Vec<_> = known.into_iter().map(|known| known.node).collect();
+    ensure_eq!(known, [b.incarnation], "known nodes, node a having been silent for a day");
+    a.gate.die_once_applied(log_of(&conv));
+    a.start("alice", send(&conv, "m2"));
+    rest().await;
+    look_for(&b, &mut sights, 10, WORD / 3).await?;
+    ensure_eq!(times(&world, &conv, "m2")?, 1, "alice's message");
+    all_delivered(&world, &conv)
+}
+
+/// What it left is found at once, so it need not be asked for every few seconds for a day.
+pub async fn a_dead_node_that_left_nothing_is_seldom_looked_at() -> Proof {
+    let (_world, _exchange, a, b, _conv) = joined().await?;
+    a.gate.kill();
+    let mut sights = Sights::default();
+    look_for(&b, &mut sights, 10, WORD / 3).await?;
+    let before = b.gate.looks_at_marks();
+    ensure!(before > 0, "the dead node's marks were never looked at");
+    look_for(&b, &mut sights, 1000, WORD / 3).await?;
+    let looks = b.gate.looks_at_marks() - before;
+    ensure!((10..100).contains(&looks), "looks at a dead node's marks, of 1,000: {looks}");
+    Ok(())
+}
+
+/// A node's part of every few seconds, so often.
+async fn look_for(node: &Node, sights: &mut Sights, times: u32, every: Duration) -> Proof {
+    for _ in 0..times {
+        node.engine.renew().await.map_err(|error| error.to_string())?;
+        node.engine.finish_for_the_dead(sights).await.map_err(|error| error.to_string())?;
+        tokio::time::sleep(every).await;
+    }
+    Ok(())
 }
 
 /// A node cut off from the store may be taken for dead: it must not be sent clients.

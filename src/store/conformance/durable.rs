@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::fixture::{Fixture, above, append, append_numbers, conversation, key, nothing, put, seqs, user};
 use crate::protocol::ConvId;
-use crate::store::{Commit, Head, Mark, Position, Section, TimelineId};
+use crate::store::{Commit, Head, KnownNode, Mark, Position, Section, TimelineId};
 
 /// Head, entries, rewritten bodies and rows of every applied commit outlive the process, again and
 /// again.
@@ -59,8 +59,8 @@ pub async fn numbers_are_not_reused_after_reopening(mut fixture: Fixture) {
     assert!(fixture.above(&timeline, 0).await.iter().all(|entry| entry.data == "x"));
 }
 
-/// A mark put twice is one; it is listed, also after a restart, until it is deleted. Deleting one that
-/// is not there is no error.
+/// A mark put twice is one; it is listed with its node's, also after a restart, until it is deleted. Deleting
+/// one that is not there is no error.
 pub async fn marks_are_kept_until_deleted(mut fixture: Fixture) {
     let mark = |name: &str, node, burst, from| {
         let conversation = ConvId::parse(name).unwrap();
@@ -73,6 +73,9 @@ pub async fn marks_are_kept_until_deleted(mut fixture: Fixture) {
         mark("g:a:", 1, 1, 0),
         mark("g:ab", u64::MAX, u64::MAX, u64::MAX),
     ];
+    for node in [1, 2, u64::MAX] {
+        fixture.renew(node).await;
+    }
     let mut expected: BTreeSet<Mark> = marks.iter().cloned().collect();
     for mark in marks.iter().chain(&marks[1..3]) {
         fixture.mark(mark, true).await;
@@ -81,12 +84,43 @@ pub async fn marks_are_kept_until_deleted(mut fixture: Fixture) {
         let found = fixture.store().marks().await.unwrap();
         assert_eq!(found.len(), expected.len(), "each once: {found:?}");
         assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), expected);
+        for node in [0, 1, 2, u64::MAX] {
+            let found: BTreeSet<Mark> = fixture.store().marks_of(node, 9).await.unwrap().into_iter().collect();
+            let of_it: BTreeSet<Mark> = expected.iter().filter(|mark| mark.node == node).cloned().collect();
+            assert_eq!(found, of_it);
+            assert_eq!(fixture.store().marks_of(node, 1).await.unwrap().len(), of_it.len().min(1));
+        }
         fixture.mark(gone, false).await;
         fixture.mark(gone, false).await;
         expected.remove(gone);
         fixture.reopen().await;
     }
     assert_eq!(fixture.store().marks().await.unwrap(), []);
+}
+
+/// Who has given his word is alive, and known until he is forgotten, also after a restart; forgetting one who is
+/// not known is no error. (A store that commits together has no other nodes.)
+pub async fn nodes_are_known_until_forgotten(mut fixture: Fixture) {
+    if fixture.store().together() {
+        return;
+    }
+    let mut expected = BTreeSet::new();
+    for node in [7, 1 << 63, u64::MAX] {
+        fixture.renew(node).await;
+        fixture.renew(node).await;
+        expected.insert(KnownNode { node, alive: true });
+    }
+    for node in [u64::MAX, 7, 7, 5] {
+        let found = fixture.store().nodes().await.unwrap();
+        assert_eq!(found.len(), expected.len(), "each once: {found:?}");
+        assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), expected);
+        fixture.forget(node).await;
+        expected.remove(&KnownNode { node, alive: true });
+        fixture.reopen().await;
+    }
+    fixture.renew(7).await;
+    expected.insert(KnownNode { node: 7, alive: true });
+    assert_eq!(fixture.store().nodes().await.unwrap().into_iter().collect::<BTreeSet<_>>(), expected);
 }
 
 /// Stores that commit together list exactly the conversations whose `fanned` is below their head.

@@ -14,7 +14,8 @@ use futures::future::BoxFuture;
 use crate::config::Clock;
 use crate::protocol::{ConvId, UserId};
 use crate::store::{
-    Attempt, Commit, Entry, Head, Mark, NewEntry, Outcome, Position, RowKey, RowWrite, Section, Span, Store, TimelineId,
+    Attempt, Commit, Entry, Head, Mark, NewEntry, Outcome, Position, Result, RowKey, RowWrite, Section, Span, Store,
+    TimelineId,
 };
 
 type Reopen = Box<dyn FnMut(Arc<dyn Store>) -> BoxFuture<'static, Arc<dyn Store>> + Send>;
@@ -95,14 +96,29 @@ impl Fixture {
 
     /// Puts or deletes a mark, again until it is known to have happened.
     pub(super) async fn mark(&self, mark: &Mark, there: bool) {
-        let store = self.store();
+        let change = |store: Arc<dyn Store>| async move {
+            if there { store.put_mark(mark.clone()).await } else { store.delete_mark(mark.clone()).await }
+        };
+        self.until_done(change).await;
+    }
+
+    /// A node says that it is alive, for an hour.
+    pub(super) async fn renew(&self, node: u64) {
+        self.until_done(|store| async move { store.renew_node(node, Duration::from_secs(3600)).await }).await;
+    }
+
+    /// A node is to be known no more.
+    pub(super) async fn forget(&self, node: u64) {
+        self.until_done(|store| async move { store.forget_node(node).await }).await;
+    }
+
+    async fn until_done<F: Future<Output = Result<()>>>(&self, change: impl Fn(Arc<dyn Store>) -> F) {
         for _ in 0..100 {
-            let done = if there { store.put_mark(mark.clone()) } else { store.delete_mark(mark.clone()) };
-            if done.await.is_ok() {
+            if change(Arc::clone(self.store())).await.is_ok() {
                 return;
             }
         }
-        panic!("undecided after 100 tries: {mark:?}");
+        panic!("undecided after 100 tries");
     }
 
     pub(super) async fn head(&self, timeline: &TimelineId) -> Head {

@@ -92,6 +92,7 @@ macro_rules! conformance_promises {
             durable::the_epoch_is_kept
             durable::numbers_are_not_reused_after_reopening
             durable::marks_are_kept_until_deleted
+            durable::nodes_are_known_until_forgotten
             durable::unfinished_are_those_below_their_head
             durable::timelines_are_listed_once
             durable::asking_makes_no_timeline

@@ -1,4 +1,8 @@
-//! Marks of unfinished fan-outs, and nodes that are alive: plain writes, never conditional.
+//! Marks of unfinished fan-outs, and nodes that are known: plain writes, never conditional.
+//!
+//! A node's marks stand in partitions of its own, which are read only when it is taken for dead: a deleted mark
+//! leaves a tombstone for minutes, and in partitions that everybody reads every few seconds those would grow
+//! with the messages of the whole cluster. How it can hurt: marks of a node that is not known are not looked for.
 
 use std::time::Duration;
 
@@ -8,9 +12,9 @@ use super::Inner;
 use super::session::unavailable;
 use super::values::Bound;
 use crate::protocol::ConvId;
-use crate::store::{Error, Mark, Result};
+use crate::store::{Error, KnownNode, Mark, Result};
 
-/// Partitions marks are spread over.
+/// Partitions the marks of a node are spread over.
 const SHARDS: u64 = 64;
 
 /// Numbers of marks use all 64 bits and are only compared for equality: kept as they are.
@@ -25,41 +29,50 @@ fn shard(mark: &Mark) -> Bound<'static> {
 impl Inner {
     pub(super) async fn put_mark(&self, mark: &Mark) -> Result<()> {
         let conversation = Bound::Text(mark.conversation.as_str());
-        let values = [shard(mark), signed(mark.node), signed(mark.burst), conversation, signed(mark.from)];
+        let values = [signed(mark.node), shard(mark), signed(mark.burst), conversation, signed(mark.from)];
         self.write(&self.statements.put_mark, &values).await
     }
 
     pub(super) async fn delete_mark(&self, mark: &Mark) -> Result<()> {
         let conversation = Bound::Text(mark.conversation.as_str());
-        let values = [shard(mark), signed(mark.node), signed(mark.burst), conversation];
+        let values = [signed(mark.node), shard(mark), signed(mark.burst), conversation];
         self.write(&self.statements.delete_mark, &values).await
     }
 
-    pub(super) async fn marks(&self) -> Result<Vec<Mark>> {
-        let shards = futures::stream::iter(0..SHARDS as i16).map(|shard| self.marks_of(shard));
+    pub(super) async fn marks_of(&self, node: u64, limit: usize) -> Result<Vec<Mark>> {
+        let shards = futures::stream::iter(0..SHARDS as i16).map(|shard| self.marks_in(node, shard, limit));
         let found: Vec<Vec<Mark>> = shards.buffer_unordered(self.options.in_flight.max(1)).try_collect().await?;
-        Ok(found.into_iter().flatten().collect())
+        Ok(found.into_iter().flatten().take(limit).collect())
     }
 
-    async fn marks_of(&self, shard: i16) -> Result<Vec<Mark>> {
-        let rows = self.read(&self.statements.marks, &[Bound::Small(shard)]).await?;
-        let rows = rows.rows::<(i64, i64, &str, Option<i64>)>().map_err(unavailable)?;
-        let mark = |(node, burst, id, from): (i64, i64, &str, Option<i64>)| {
+    async fn marks_in(&self, node: u64, shard: i16, limit: usize) -> Result<Vec<Mark>> {
+        let limit = Bound::Int(i32::try_from(limit).unwrap_or(i32::MAX));
+        let rows = self.read(&self.statements.marks, &[signed(node), Bound::Small(shard), limit]).await?;
+        let rows = rows.rows::<(i64, &str, Option<i64>)>().map_err(unavailable)?;
+        let mark = |(burst, id, from): (i64, &str, Option<i64>)| {
             let conversation = ConvId::parse(id).map_err(|_| Error::Damaged(format!("mark of {id}")))?;
             let from = from.unwrap_or(0).cast_unsigned();
-            Ok(Mark { conversation, node: node.cast_unsigned(), burst: burst.cast_unsigned(), from })
+            Ok(Mark { conversation, node, burst: burst.cast_unsigned(), from })
         };
         rows.map(|row| row.map_err(unavailable).and_then(mark)).collect()
     }
 
+    /// The row stays, its cell does not: a node that is known may be alive or not.
     pub(super) async fn renew_node(&self, node: u64, ttl: Duration) -> Result<()> {
         let seconds = i32::try_from(ttl.as_secs_f64().ceil() as u64).unwrap_or(i32::MAX).max(1);
-        self.write(&self.statements.renew_node, &[signed(node), Bound::Int(seconds)]).await
+        self.write(&self.statements.know_node, &[signed(node)]).await?;
+        self.write(&self.statements.renew_node, &[Bound::Int(seconds), signed(node)]).await
     }
 
-    pub(super) async fn nodes(&self) -> Result<Vec<u64>> {
+    pub(super) async fn nodes(&self) -> Result<Vec<KnownNode>> {
         let rows = self.read(&self.statements.nodes, &[]).await?;
-        let rows = rows.rows::<(i64,)>().map_err(unavailable)?;
-        rows.map(|row| row.map(|(node,)| node.cast_unsigned()).map_err(unavailable)).collect()
+        let rows = rows.rows::<(i64, Option<bool>)>().map_err(unavailable)?;
+        let known =
+            |(node, alive): (i64, Option<bool>)| KnownNode { node: node.cast_unsigned(), alive: alive.is_some() };
+        rows.map(|row| row.map(known).map_err(unavailable)).collect()
+    }
+
+    pub(super) async fn forget_node(&self, node: u64) -> Result<()> {
+        self.write(&self.statements.forget_node, &[signed(node)]).await
     }
 }

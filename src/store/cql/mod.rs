@@ -52,7 +52,7 @@ use self::place::Place;
 use self::session::{Connected, unavailable};
 use self::statements::{Statements, Timeline};
 use self::stats::Stats;
-use super::{Commit, Entry, Head, Mark, Outcome, Result, RowKey, Section, Span, Store, TimelineId};
+use super::{Commit, Entry, Head, KnownNode, Mark, Outcome, Result, RowKey, Section, Span, Store, TimelineId};
 use crate::config::{Clock, CqlTarget, Policy};
 use crate::protocol::ConvId;
 
@@ -325,8 +325,8 @@ impl Store for Cql {
         async move { self.inner.delete_mark(&mark).await }.boxed()
     }
 
-    fn marks(&self) -> BoxFuture<'_, Result<Vec<Mark>>> {
-        self.inner.marks().boxed()
+    fn marks_of(&self, node: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Mark>>> {
+        self.inner.marks_of(node, limit).boxed()
     }
 
     fn begin_at(&self, timeline: TimelineId, head: Head) -> BoxFuture<'_, Result<Outcome>> {
@@ -337,7 +337,11 @@ impl Store for Cql {
         self.inner.renew_node(node, ttl).boxed()
     }
 
-    fn nodes(&self) -> BoxFuture<'_, Result<Vec<u64>>> {
+    fn nodes(&self) -> BoxFuture<'_, Result<Vec<KnownNode>>> {
         self.inner.nodes().boxed()
+    }
+
+    fn forget_node(&self, node: u64) -> BoxFuture<'_, Result<()>> {
+        self.inner.forget_node(node).boxed()
     }
 }

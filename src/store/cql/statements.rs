@@ -94,15 +94,19 @@ pub(super) struct Statements {
     pub(super) settled_row: PreparedStatement,
     /// conv_id, from, before, limit.
     pub(super) settled_rows: PreparedStatement,
-    /// shard, node, burst, conv_id, from_seq.
+    /// node, shard, burst, conv_id, from_seq.
     pub(super) put_mark: PreparedStatement,
-    /// shard, node, burst, conv_id.
+    /// node, shard, burst, conv_id.
     pub(super) delete_mark: PreparedStatement,
-    /// shard.
+    /// node, shard, limit.
     pub(super) marks: PreparedStatement,
-    /// node, ttl.
+    /// node.
+    pub(super) know_node: PreparedStatement,
+    /// ttl, node.
     pub(super) renew_node: PreparedStatement,
     pub(super) nodes: PreparedStatement,
+    /// node.
+    pub(super) forget_node: PreparedStatement,
     pub(super) epoch: PreparedStatement,
 }
 
@@ -245,14 +249,20 @@ impl Statements {
                 ))
                 .await?,
             put_mark: with
-                .plain("INSERT INTO KS.mark (shard, node, burst, conv_id, from_seq) VALUES (?, ?, ?, ?, ?)")
+                .plain("INSERT INTO KS.mark (node, shard, burst, conv_id, from_seq) VALUES (?, ?, ?, ?, ?)")
                 .await?,
             delete_mark: with
-                .plain("DELETE FROM KS.mark WHERE shard = ? AND node = ? AND burst = ? AND conv_id = ?")
+                .plain("DELETE FROM KS.mark WHERE node = ? AND shard = ? AND burst = ? AND conv_id = ?")
                 .await?,
-            marks: with.plain("SELECT node, burst, conv_id, from_seq FROM KS.mark WHERE shard = ?").await?,
-            renew_node: with.plain("INSERT INTO KS.node (cluster, node) VALUES ('everline', ?) USING TTL ?").await?,
-            nodes: with.plain("SELECT node FROM KS.node WHERE cluster = 'everline'").await?,
+            marks: with
+                .plain("SELECT burst, conv_id, from_seq FROM KS.mark WHERE node = ? AND shard = ? LIMIT ?")
+                .await?,
+            know_node: with.plain("INSERT INTO KS.node (cluster, node) VALUES ('everline', ?)").await?,
+            renew_node: with
+                .plain("UPDATE KS.node USING TTL ? SET alive = true WHERE cluster = 'everline' AND node = ?")
+                .await?,
+            nodes: with.plain("SELECT node, alive FROM KS.node WHERE cluster = 'everline'").await?,
+            forget_node: with.plain("DELETE FROM KS.node WHERE cluster = 'everline' AND node = ?").await?,
             epoch: with.plain("SELECT value FROM KS.meta WHERE key = 'epoch'").await?,
         })
     }

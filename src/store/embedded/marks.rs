@@ -3,10 +3,12 @@
 //!
 //! Must not be slow for anybody else: each is a write and a sync of its own. How it can hurt: not at all.
 
+use std::collections::BTreeSet;
+
 use super::disk::{Batch, Sync, damaged, failed};
 use super::keys;
 use super::shared::Shared;
-use crate::store::{Error, Mark, Result};
+use crate::store::{Error, KnownNode, Mark, Result};
 
 pub(super) fn put(shared: &Shared, mark: &Mark) -> Result<()> {
     let mut batch = shared.disk.batch();
@@ -28,7 +30,17 @@ fn write(shared: &Shared, batch: Batch<'_>) -> Result<()> {
     })
 }
 
-pub(super) fn all(shared: &Shared) -> Result<Vec<Mark>> {
+pub(super) fn of(shared: &Shared, node: u64, limit: usize) -> Result<Vec<Mark>> {
+    Ok(all(shared)?.into_iter().filter(|mark| mark.node == node).take(limit).collect())
+}
+
+/// Nodes that have marks. Whether they are alive is nobody's question here.
+pub(super) fn nodes(shared: &Shared) -> Result<Vec<KnownNode>> {
+    let nodes: BTreeSet<u64> = all(shared)?.into_iter().map(|mark| mark.node).collect();
+    Ok(nodes.into_iter().map(|node| KnownNode { node, alive: false }).collect())
+}
+
+fn all(shared: &Shared) -> Result<Vec<Mark>> {
     shared.usable()?;
     let keyspace = &shared.disk.marks;
     let mark = |guard: fjall::Guard| {

@@ -60,7 +60,7 @@ use self::overlay::lock;
 use self::queue::Call;
 use self::read::RowSpan;
 use self::shared::Shared;
-use super::{Commit, Entry, Error, Head, Mark, Outcome, Result, RowKey, Section, Span, Store, TimelineId};
+use super::{Commit, Entry, Error, Head, KnownNode, Mark, Outcome, Result, RowKey, Section, Span, Store, TimelineId};
 use crate::config::Clock;
 use crate::protocol::ConvId;
 
@@ -314,7 +314,19 @@ impl Store for Embedded {
         future::ready(marks::delete(&self.shared, &mark)).boxed()
     }
 
-    fn marks(&self) -> BoxFuture<'_, Result<Vec<Mark>>> {
-        future::ready(marks::all(&self.shared)).boxed()
+    fn marks_of(&self, node: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Mark>>> {
+        future::ready(marks::of(&self.shared, node, limit)).boxed()
+    }
+
+    fn renew_node(&self, _node: u64, _ttl: Duration) -> BoxFuture<'_, Result<()>> {
+        future::ready(Ok(())).boxed()
+    }
+
+    fn nodes(&self) -> BoxFuture<'_, Result<Vec<KnownNode>>> {
+        future::ready(marks::nodes(&self.shared)).boxed()
+    }
+
+    fn forget_node(&self, _node: u64) -> BoxFuture<'_, Result<()>> {
+        future::ready(Ok(())).boxed()
     }
 }

@@ -31,7 +31,7 @@ use tokio::sync::oneshot;
 use self::faults::{Fate, Plan};
 use self::node::{Held, Node};
 use self::state::State;
-use super::{Commit, Entry, Error, Head, Mark, Outcome, Result, RowKey, Section, Span, Store, TimelineId};
+use super::{Commit, Entry, Error, Head, KnownNode, Mark, Outcome, Result, RowKey, Section, Span, Store, TimelineId};
 use crate::config::Clock;
 use crate::protocol::ConvId;
 
@@ -385,8 +385,8 @@ impl Store for Sim {
         })
     }
 
-    fn marks(&self) -> BoxFuture<'_, Result<Vec<Mark>>> {
-        self.read(|state, _| state.marks.iter().cloned().collect())
+    fn marks_of(&self, node: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Mark>>> {
+        self.read(move |state, _| state.marks.iter().filter(|mark| mark.node == node).take(limit).cloned().collect())
     }
 
     fn begin_at(&self, timeline: TimelineId, head: Head) -> BoxFuture<'_, Result<Outcome>> {
@@ -402,9 +402,15 @@ impl Store for Sim {
         })
     }
 
-    fn nodes(&self) -> BoxFuture<'_, Result<Vec<u64>>> {
+    fn nodes(&self) -> BoxFuture<'_, Result<Vec<KnownNode>>> {
         self.read(|state, now_ms| {
-            state.nodes.iter().filter(|(_, until)| **until > now_ms).map(|(node, _)| *node).collect()
+            state.nodes.iter().map(|(node, until)| KnownNode { node: *node, alive: *until > now_ms }).collect()
+        })
+    }
+
+    fn forget_node(&self, node: u64) -> BoxFuture<'_, Result<()>> {
+        self.change_mark(move |state| {
+            state.nodes.remove(&node);
         })
     }
 }

@@ -141,7 +141,7 @@ pub(super) struct State {
     pub(super) rng: StdRng,
     pub(super) timelines: BTreeMap<TimelineId, Timeline>,
     pub(super) marks: BTreeSet<Mark>,
-    /// Until when each node's word holds.
+    /// Until when each known node's word holds.
     pub(super) nodes: BTreeMap<u64, u64>,
     /// Decided, not durable; in order of the calls.
     pub(super) unsynced: VecDeque<Unsynced>,
