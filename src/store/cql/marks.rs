@@ -57,11 +57,12 @@ impl Inner {
         rows.map(|row| row.map_err(unavailable).and_then(mark)).collect()
     }
 
-    /// The row stays, its cell does not: a node that is known may be alive or not.
+    /// The row stays, its cell does not: a node that is known may be alive or not. The cell first, so that nobody
+    /// sees a new node known and not alive.
     pub(super) async fn renew_node(&self, node: u64, ttl: Duration) -> Result<()> {
         let seconds = i32::try_from(ttl.as_secs_f64().ceil() as u64).unwrap_or(i32::MAX).max(1);
-        self.write(&self.statements.know_node, &[signed(node)]).await?;
-        self.write(&self.statements.renew_node, &[Bound::Int(seconds), signed(node)]).await
+        self.write(&self.statements.renew_node, &[Bound::Int(seconds), signed(node)]).await?;
+        self.write(&self.statements.know_node, &[signed(node)]).await
     }
 
     pub(super) async fn nodes(&self) -> Result<Vec<KnownNode>> {
