@@ -26,7 +26,7 @@ use super::metered::Metered;
 use crate::protocol::CloseCode;
 
 /// Room for what is read at once, allocated for each connection.
-const READ_BUFFER: usize = 4096;
+const READ_BUFFER: usize = 2048;
 /// A scratch text above this is not kept by its thread.
 const SCRATCH_KEPT: usize = 64 * 1024;
 /// At most so much is read and thrown away after a close.
