@@ -16,7 +16,7 @@ use super::conversation_lane::{ConversationItem, ConversationState, page_end};
 use crate::fanout::Ledger;
 use crate::planted::{Bug, planted};
 use crate::protocol::ConvId;
-use crate::store::{Error, Mark};
+use crate::store::{Error, Mark, Position};
 use crate::timeline::{Decided, Draft, commit_until_decided};
 
 /// Entries by which fan-out moves on before the mark that stands is replaced.
@@ -32,8 +32,7 @@ impl Inner {
     /// # Errors
     /// That the conversation is damaged.
     pub(super) async fn ensure_mark(&self, id: &ConvId, state: &mut ConversationState) -> Result<(), Error> {
-        let term = self.loaded(id, state).await?.head.position.term;
-        let head = self.loaded(id, state).await?.head.position.seq;
+        let Position { seq: head, term } = self.loaded(id, state).await?.head.position;
         let complete = state.ledger.as_mut().map_or(head, Ledger::complete);
         let holds = |(mark, under): &(Mark, u64)| {
             (*under == term || planted(Bug::MarkOutlivesTerm)) && complete < mark.from.saturating_add(MOVED)
