@@ -12,6 +12,7 @@
     reason = "a failed unwrap is a failed test"
 )]
 
+mod between;
 mod cql_support;
 #[path = "cql_support/door.rs"]
 mod door;
@@ -19,6 +20,7 @@ mod door;
 use std::sync::Arc;
 use std::time::Duration;
 
+use between::Between;
 use cql_support::{keyspace, open, options, until};
 use door::Door;
 use everline::config::{Clock, Policy};
@@ -73,7 +75,7 @@ fn history(conv: &ConvId) -> Request {
 /// One process.
 struct Node {
     engine: Engine,
-    door: Door,
+    door: Arc<Door>,
 }
 
 impl Node {
@@ -215,7 +217,7 @@ async fn two_nodes() -> Option<(Node, Node)> {
     let node = async || {
         let cql = open(Options { bucket_entries: BUCKET, ..options(&target) }).await;
         let (door, hub) = (Door::new(cql), Arc::new(Hub::default()));
-        let store = Arc::new(door.clone());
+        let store = Arc::new(Between(Arc::clone(&door)));
         let engine = Engine::new(store, hub, Clock::system(), Policy::default(), rand::random());
         Node { engine, door }
     };

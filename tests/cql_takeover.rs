@@ -7,6 +7,7 @@
 #![cfg(feature = "server")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a failed unwrap is a failed test")]
 
+mod between;
 mod cql_support;
 
 use std::collections::HashMap;
@@ -14,16 +15,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
+use between::{Between, Way};
 use cql_support::{keyspace, open, options, until};
 use everline::config::{Clock, CqlTarget, Policy};
 use everline::engine::{Caller, Engine, Sights};
 use everline::hub::Hub;
-use everline::protocol::{Body, ConvId, DeviceId, MsgId, Request, Send, SendTo, UserId};
+use everline::protocol::{Body, DeviceId, MsgId, Request, Send, SendTo, UserId};
 use everline::store::cql::Cql;
-use everline::store::{
-    Commit, Entry, Head, KnownNode, Mark, Outcome, Result, RowKey, Section, Span, Store, TimelineId,
-};
+use everline::store::{Commit, Outcome, Store, TimelineId};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::task::JoinHandle;
@@ -54,24 +53,28 @@ impl Watched {
     }
 
     fn engine(&self, incarnation: u64) -> Engine {
-        Engine::new(Arc::new(self.clone()), Arc::new(Hub::default()), Clock::system(), Policy::default(), incarnation)
+        let store = Arc::new(Between(Arc::new(self.clone())));
+        Engine::new(store, Arc::new(Hub::default()), Clock::system(), Policy::default(), incarnation)
     }
 }
 
-impl Store for Watched {
-    fn commit(&self, commits: Vec<Commit>) -> BoxFuture<'static, Vec<Outcome>> {
-        let this = self.clone();
+impl Way for Watched {
+    fn store(&self) -> &dyn Store {
+        &*self.cql
+    }
+
+    fn commit(self: Arc<Self>, commits: Vec<Commit>) -> BoxFuture<'static, Vec<Outcome>> {
         let timelines: Vec<TimelineId> = commits.iter().map(|commit| commit.timeline.clone()).collect();
         async move {
-            let outcomes = this.cql.commit(commits).await;
+            let outcomes = self.cql.commit(commits).await;
             for (timeline, outcome) in timelines.into_iter().zip(&outcomes) {
-                match (timeline, outcome, &this.silent) {
+                match (timeline, outcome, &self.silent) {
                     (TimelineId::Conversation(_), Outcome::Applied, Some(applied)) => {
                         applied.fetch_add(1, Ordering::SeqCst);
                         return std::future::pending().await;
                     }
                     (TimelineId::User(user), Outcome::Applied, None) => {
-                        this.delivered.lock().unwrap().entry(user).or_insert_with(Instant::now);
+                        self.delivered.lock().unwrap().entry(user).or_insert_with(Instant::now);
                     }
                     _ => {}
                 }
@@ -79,69 +82,6 @@ impl Store for Watched {
             outcomes
         }
         .boxed()
-    }
-
-    fn epoch(&self) -> String {
-        self.cql.epoch()
-    }
-
-    fn together(&self) -> bool {
-        self.cql.together()
-    }
-
-    fn head<'a>(&'a self, timeline: &'a TimelineId) -> BoxFuture<'a, Result<Head>> {
-        self.cql.head(timeline)
-    }
-
-    fn entries<'a>(&'a self, timeline: &'a TimelineId, span: Span) -> BoxFuture<'a, Result<Vec<Entry>>> {
-        self.cql.entries(timeline, span)
-    }
-
-    fn row<'a>(&'a self, timeline: &'a TimelineId, key: &'a RowKey) -> BoxFuture<'a, Result<Option<Bytes>>> {
-        self.cql.row(timeline, key)
-    }
-
-    fn rows<'a>(
-        &'a self,
-        timeline: &'a TimelineId,
-        section: Section,
-        after: Option<RowKey>,
-        up_to_n: u64,
-        limit: usize,
-    ) -> BoxFuture<'a, Result<Vec<(RowKey, Bytes)>>> {
-        self.cql.rows(timeline, section, after, up_to_n, limit)
-    }
-
-    fn timelines<'a>(&'a self, after: Option<TimelineId>, limit: usize) -> BoxFuture<'a, Result<Vec<TimelineId>>> {
-        self.cql.timelines(after, limit)
-    }
-
-    fn unfinished(&self) -> BoxFuture<'_, Result<Vec<ConvId>>> {
-        self.cql.unfinished()
-    }
-
-    fn put_mark(&self, mark: Mark) -> BoxFuture<'_, Result<()>> {
-        self.cql.put_mark(mark)
-    }
-
-    fn delete_mark(&self, mark: Mark) -> BoxFuture<'_, Result<()>> {
-        self.cql.delete_mark(mark)
-    }
-
-    fn marks_of(&self, node: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Mark>>> {
-        self.cql.marks_of(node, limit)
-    }
-
-    fn renew_node(&self, node: u64, ttl: Duration) -> BoxFuture<'_, Result<()>> {
-        self.cql.renew_node(node, ttl)
-    }
-
-    fn nodes(&self) -> BoxFuture<'_, Result<Vec<KnownNode>>> {
-        self.cql.nodes()
-    }
-
-    fn forget_node(&self, node: u64) -> BoxFuture<'_, Result<()>> {
-        self.cql.forget_node(node)
     }
 }
 

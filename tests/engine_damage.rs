@@ -30,7 +30,7 @@ struct Hurt {
 }
 
 impl Way for Hurt {
-    fn sim(&self) -> &Sim {
+    fn store(&self) -> &dyn Store {
         &self.sim
     }
 

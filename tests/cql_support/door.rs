@@ -5,17 +5,14 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use bytes::Bytes;
-use everline::protocol::ConvId;
 use everline::store::cql::Cql;
-use everline::store::{
-    Commit, Entry, Head, KnownNode, Mark, Outcome, Result, RowKey, Section, Span, Store, TimelineId,
-};
+use everline::store::{Commit, Mark, Outcome, Result, Store, TimelineId};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, pending};
 use tokio::sync::Semaphore;
+
+use crate::between::Way;
 
 /// A commit that stands still.
 #[derive(Debug)]
@@ -35,23 +32,23 @@ impl Held {
     }
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Plans {
     holds: Vec<(TimelineId, Arc<Held>)>,
     last: Option<TimelineId>,
 }
 
 /// See the module. One process's handle.
-#[derive(Clone)]
+#[derive(Debug)]
 pub struct Door {
     pub cql: Arc<Cql>,
-    plans: Arc<Mutex<Plans>>,
-    dead: Arc<AtomicBool>,
+    plans: Mutex<Plans>,
+    dead: AtomicBool,
 }
 
 impl Door {
-    pub fn new(cql: Arc<Cql>) -> Self {
-        Self { cql, plans: Arc::default(), dead: Arc::default() }
+    pub fn new(cql: Arc<Cql>) -> Arc<Self> {
+        Arc::new(Self { cql, plans: Mutex::default(), dead: AtomicBool::new(false) })
     }
 
     /// Stops the next commit of this timeline before it is sent.
@@ -70,7 +67,7 @@ impl Door {
         self.dead.load(Ordering::SeqCst)
     }
 
-    async fn one(self, commit: Commit) -> Outcome {
+    async fn one(self: Arc<Self>, commit: Commit) -> Outcome {
         let timeline = commit.timeline.clone();
         let held = {
             let holds = &mut self.plans.lock().unwrap().holds;
@@ -96,50 +93,15 @@ impl Door {
     }
 }
 
-impl Store for Door {
-    fn epoch(&self) -> String {
-        self.cql.epoch()
+impl Way for Door {
+    fn store(&self) -> &dyn Store {
+        &*self.cql
     }
 
-    fn together(&self) -> bool {
-        self.cql.together()
-    }
-
-    fn commit(&self, commits: Vec<Commit>) -> BoxFuture<'static, Vec<Outcome>> {
+    fn commit(self: Arc<Self>, commits: Vec<Commit>) -> BoxFuture<'static, Vec<Outcome>> {
         // Tasks of their own: whoever drops the future does not take the commits back.
-        let each: Vec<_> = commits.into_iter().map(|commit| tokio::spawn(self.clone().one(commit))).collect();
+        let each: Vec<_> = commits.into_iter().map(|commit| tokio::spawn(Arc::clone(&self).one(commit))).collect();
         async move { futures::future::join_all(each).await.into_iter().map(|end| end.unwrap()).collect() }.boxed()
-    }
-
-    fn head<'a>(&'a self, timeline: &'a TimelineId) -> BoxFuture<'a, Result<Head>> {
-        self.cql.head(timeline)
-    }
-
-    fn entries<'a>(&'a self, timeline: &'a TimelineId, span: Span) -> BoxFuture<'a, Result<Vec<Entry>>> {
-        self.cql.entries(timeline, span)
-    }
-
-    fn row<'a>(&'a self, timeline: &'a TimelineId, key: &'a RowKey) -> BoxFuture<'a, Result<Option<Bytes>>> {
-        self.cql.row(timeline, key)
-    }
-
-    fn rows<'a>(
-        &'a self,
-        timeline: &'a TimelineId,
-        section: Section,
-        after: Option<RowKey>,
-        up_to_n: u64,
-        limit: usize,
-    ) -> BoxFuture<'a, Result<Vec<(RowKey, Bytes)>>> {
-        self.cql.rows(timeline, section, after, up_to_n, limit)
-    }
-
-    fn timelines<'a>(&'a self, after: Option<TimelineId>, limit: usize) -> BoxFuture<'a, Result<Vec<TimelineId>>> {
-        self.cql.timelines(after, limit)
-    }
-
-    fn unfinished(&self) -> BoxFuture<'_, Result<Vec<ConvId>>> {
-        self.cql.unfinished()
     }
 
     fn put_mark(&self, mark: Mark) -> BoxFuture<'_, Result<()>> {
@@ -148,21 +110,5 @@ impl Store for Door {
 
     fn delete_mark(&self, mark: Mark) -> BoxFuture<'_, Result<()>> {
         async move { if self.is_dead() { pending().await } else { self.cql.delete_mark(mark).await } }.boxed()
-    }
-
-    fn marks_of(&self, node: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Mark>>> {
-        self.cql.marks_of(node, limit)
-    }
-
-    fn renew_node(&self, node: u64, ttl: Duration) -> BoxFuture<'_, Result<()>> {
-        self.cql.renew_node(node, ttl)
-    }
-
-    fn forget_node(&self, node: u64) -> BoxFuture<'_, Result<()>> {
-        self.cql.forget_node(node)
-    }
-
-    fn nodes(&self) -> BoxFuture<'_, Result<Vec<KnownNode>>> {
-        self.cql.nodes()
     }
 }

@@ -228,7 +228,7 @@ impl Gate {
 }
 
 impl Way for Gate {
-    fn sim(&self) -> &Sim {
+    fn store(&self) -> &dyn Store {
         &self.sim
     }
 

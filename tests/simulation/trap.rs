@@ -220,7 +220,7 @@ async fn one(sim: &Sim, commit: Commit) -> Outcome {
 }
 
 impl Way for Trap {
-    fn sim(&self) -> &Sim {
+    fn store(&self) -> &dyn Store {
         &self.sim
     }
 
